@@ -1,0 +1,245 @@
+"""Every config key this project adds to Detectron2, each with its why.
+
+Keys and defaults of Mask2Former and RankSeg keep their official names, so official YAML files
+load unchanged; keys of ours are marked (ours).
+"""
+
+import io
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.projects.deeplab import add_deeplab_config
+
+from rankseg_m2f.safe_yaml import rewrite_eval_tags
+
+
+class Config(CfgNode):
+    """Detectron2's ``CfgNode`` that never runs code from a YAML file.
+
+    An int is accepted where the default is a float: official files write ``LOSS_WEIGHT: 10``,
+    and ``0.5`` must be possible too.
+    """
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        with super()._open_cfg(filename) as file:
+            text = file.read()
+        try:
+            return io.StringIO(rewrite_eval_tags(text))
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from error
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """The file's content over that of its ``_BASE_`` files, read by the safe YAML loader.
+
+        ``allow_unsafe`` is accepted for Detectron2's callers and ignored.
+
+        Raises:
+            ValueError: not YAML, or YAML that wants to build Python objects.
+        """
+        try:
+            return super().load_yaml_with_base(filename, allow_unsafe=False)
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f"{filename} is not a plain YAML config and was not loaded: {error}"
+            ) from error
+
+    def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
+        """Merge ``cfg_other``, with ints turned into floats where the default is a float."""
+        super().merge_from_other_cfg(_ints_to_floats(Config(cfg_other), like=self))
+
+    def merge_from_list(self, cfg_list: list) -> None:
+        """Merge ``[KEY, value, ...]`` as given on the command line.
+
+        Raises:
+            ValueError: a key without a value.
+            KeyError: an unknown key.
+        """
+        if len(cfg_list) % 2:
+            raise ValueError(f"override {cfg_list[-1]!r} has no value; write KEY VALUE pairs")
+        merged = list(cfg_list)
+        for i in range(0, len(cfg_list), 2):
+            value = self._decode_cfg_value(cfg_list[i + 1])
+            if type(value) is int and isinstance(self._lookup(cfg_list[i]), float):
+                merged[i + 1] = float(value)
+        super().merge_from_list(merged)
+
+    def _lookup(self, full_key: str) -> Any:
+        node: Any = self
+        for part in full_key.split("."):
+            if not isinstance(node, CfgNode) or part not in node:
+                raise KeyError(f"unknown config key {full_key!r} (no {part!r} there)")
+            node = node[part]
+        return node
+
+
+def _ints_to_floats(node: CfgNode, like: CfgNode) -> CfgNode:
+    for key, value in node.items():
+        default = like.get(key)
+        if isinstance(value, CfgNode) and isinstance(default, CfgNode):
+            _ints_to_floats(value, default)
+        elif type(value) is int and isinstance(default, float):
+            dict.__setitem__(node, key, float(value))
+    return node
+
+
+def get_cfg() -> Config:
+    """A fresh config with every key of Detectron2, DeepLab, Mask2Former, RankSeg and ours."""
+    cfg = get_detectron2_cfg()
+    add_deeplab_config(cfg)
+    cfg = Config(cfg)
+    _add_input(cfg)
+    _add_solver(cfg)
+    _add_mask_former(cfg)
+    _add_swin(cfg)
+    _add_rankseg(cfg)
+    # (ours) A machine without a GPU should not need an override to run.
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    # (ours) YAML files that describe your own datasets; see datasets/README.md.
+    cfg.DATASETS.DEFINITIONS = []
+    # Written by official RankSeg runs; accepted so that their dumped configs load.
+    cfg.LOG_OUTPUT = None
+    return cfg
+
+
+def _add_input(cfg: Config) -> None:
+    # One of data.mappers.MAPPERS.
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # A random crop is drawn again while one category fills more than this share of it.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Training images are padded to at least this side; -1: no padding in the mapper.
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
+    # Large-scale jitter: resize IMAGE_SIZE by a factor in [MIN_SCALE, MAX_SCALE], then crop.
+    cfg.INPUT.IMAGE_SIZE = 1024
+    cfg.INPUT.MIN_SCALE = 0.1
+    cfg.INPUT.MAX_SCALE = 2.0
+    # Video: frames per training clip and how far from the first they may lie.
+    cfg.INPUT.SAMPLING_FRAME_NUM = 2
+    cfg.INPUT.SAMPLING_FRAME_RANGE = 20
+    cfg.INPUT.SAMPLING_FRAME_SHUFFLE = False
+    cfg.INPUT.SAMPLING_INTERVAL = 5
+    cfg.INPUT.SAMPLING_RANDOM = True
+    # Video: brightness, contrast, saturation, rotation.
+    cfg.INPUT.AUGMENTATIONS = []
+
+
+def _add_solver(cfg: Config) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Learning-rate factor of ml_head (not of ml_norm, as in the official recipe).
+    cfg.SOLVER.MLHEAD_MULTIPLIER = 1.0
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # (ours) Weight decay of the label embeddings ml_head.cls_emb. The official rule meant to
+    # exempt them never matched, so the published recipe decays them; None keeps that.
+    cfg.SOLVER.WEIGHT_DECAY_LABEL_EMBED = None
+    # (ours) Micro-batches per optimizer step; IMS_PER_BATCH stays the effective batch size.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # (ours) "float16" (with loss scaling) or "bfloat16" (without), used when AMP.ENABLED.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+
+
+def _add_mask_former(cfg: Config) -> None:
+    node = cfg.MODEL.MASK_FORMER = Config()
+    node.DEEP_SUPERVISION = True
+    node.NO_OBJECT_WEIGHT = 0.1
+    node.CLASS_WEIGHT = 1.0
+    node.DICE_WEIGHT = 1.0
+    node.MASK_WEIGHT = 20.0
+    node.NHEADS = 8
+    node.DROPOUT = 0.1
+    node.DIM_FEEDFORWARD = 2048
+    # Layers of the transformer-FPN pixel decoder's predecessor; unused, kept for official files.
+    node.ENC_LAYERS = 0
+    # Counts the predictions: one from the learnable queries and one after each decoder layer.
+    node.DEC_LAYERS = 6
+    node.PRE_NORM = False
+    node.HIDDEN_DIM = 256
+    node.NUM_OBJECT_QUERIES = 100
+    node.TRANSFORMER_IN_FEATURE = "res5"
+    node.ENFORCE_INPUT_PROJ = False
+    node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
+    # Input is padded to a multiple of this (the backbone's own need included).
+    node.SIZE_DIVISIBILITY = 32
+    # Points per mask in matching and mask losses (PointRend's importance sampling).
+    node.TRAIN_NUM_POINTS = 112 * 112
+    node.OVERSAMPLE_RATIO = 3.0
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+
+    node.TEST = Config()
+    node.TEST.SEMANTIC_ON = True
+    node.TEST.INSTANCE_ON = False
+    node.TEST.PANOPTIC_ON = False
+    node.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    node.TEST.OVERLAP_THRESHOLD = 0.0
+    # Resize masks to the output size before, rather than the semantic map after, inference.
+    node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.MASK_DIM = 256
+    head.PIXEL_DECODER_NAME = "BasePixelDecoder"
+    head.TRANSFORMER_ENC_LAYERS = 0
+    head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
+    # Official code ignores these two (it uses NHEADS and 4); so do we, so that its files agree.
+    head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
+    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
+    # Cosine classifier: L2-normalised query times L2-normalised class weight, no bias.
+    head.USE_LAYERNORM = False
+
+
+def _add_swin(cfg: Config) -> None:
+    node = cfg.MODEL.SWIN = Config()
+    node.PRETRAIN_IMG_SIZE = 224
+    node.PATCH_SIZE = 4
+    node.EMBED_DIM = 96
+    node.DEPTHS = [2, 2, 6, 2]
+    node.NUM_HEADS = [3, 6, 12, 24]
+    node.WINDOW_SIZE = 7
+    node.MLP_RATIO = 4.0
+    node.QKV_BIAS = True
+    node.QK_SCALE = None
+    node.DROP_RATE = 0.0
+    node.ATTN_DROP_RATE = 0.0
+    node.DROP_PATH_RATE = 0.3
+    node.APE = False
+    node.PATCH_NORM = True
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Recompute blocks in the backward pass: less memory, about a third more time.
+    node.USE_CHECKPOINT = False
+
+
+def _add_rankseg(cfg: Config) -> None:
+    node = cfg.MODEL.RANKSEG = Config()
+    # Adds the multi-label head; False is plain Mask2Former.
+    node.FLAG = False
+    # κ of Eq. 2; larger than K means K (a pure sort).
+    node.TOPK = 0
+    node.LOSS_WEIGHT = 0.0
+    node.HIDDEN_DIM = 512
+    # The head's label embeddings are the segmentor's class weights, projected when widths differ.
+    node.SHARE_EMBEDDING = False
+    # Oracle, training and evaluation: only labels present in the ground truth can be predicted.
+    node.USE_GT = False
+    # (ours) The same oracle at evaluation alone: "GT (eval)" of Fig. 3.
+    node.USE_GT_EVAL = False
+    # (ours) The official oracle spares the auxiliary layers; False repeats that.
+    node.USE_GT_AUX = True
+    # (ours) False keeps the multi-label loss and drops sort and selection: row "+ MT" of Table 1.
+    node.SELECTION = True
+    # (ours) "layernorm": the official LayerNorm over ranks; "rank": a plain learnable 1/τ per rank
+    # (Eq. 3); "shared": one 1/τ for all ranks (row "+ MT + LS" of Table 1).
+    node.TEMPERATURE = "layernorm"
+    # (ours) First value of 1/τ for "rank" and "shared"; a cosine classifier needs 10 or more.
+    node.TEMPERATURE_INIT = 1.0
+    # (ours) While training, labels present in the image displace the last-ranked ones. Official
+    # runs have κ = K and never meet the question; with κ < K a young head starves the classifier.
+    node.KEEP_PRESENT = False
+    # (ours) Decoder layer whose queries feed the head; 0: the learnable queries.
+    node.QUERY_LAYER = 3
+    node.DROPOUT = 0.1
+    # (ours) True: `sem_seg` is the full (K, H, W) map even when κ < K (see SelectedScores).
+    node.FULL_SEM_SEG = False

@@ -1,0 +1,72 @@
+"""The deformable attention layer, with the official keys.
+
+Shapes: N images, Lq queries, S tokens of all levels, C channels, M heads, L levels, P points.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rankseg_m2f.ops.dispatch import ms_deform_attn
+
+
+class MSDeformAttn(nn.Module):
+    """Each query reads P points per level and head around its reference point."""
+
+    def __init__(self, channels: int = 256, levels: int = 3, heads: int = 8, points: int = 4):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not split into {heads} heads")
+        self.grid = (heads, levels, points)
+        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(channels, heads * levels * points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Offsets start on rays, one direction per head, and attention is uniform."""
+        heads, levels, points = self.grid
+        angle = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
+        ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        ray = ray / ray.abs().amax(-1, keepdim=True)
+        reach = torch.arange(1, points + 1, dtype=torch.float32)
+        bias = (ray[:, None, None] * reach[:, None]).expand(heads, levels, points, 2)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.reshape(-1))
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        """Attend from `query` to `tokens`.
+
+        Args:
+            query: (N, Lq, C).
+            reference: (Lq, 2), reference points (x, y) in [0, 1], the same on all levels.
+            tokens: (N, S, C).
+            spatial_shapes: L pairs (height, width).
+
+        Returns:
+            (N, Lq, C).
+        """
+        heads, levels, points = self.grid
+        value = self.value_proj(tokens).unflatten(-1, (heads, -1))
+        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+        weights = self.attention_weights(query).unflatten(-1, (heads, levels * points))
+        weights = weights.softmax(-1).unflatten(-1, (levels, points))
+        # Offsets are in pixels of their level.
+        size = query.new_tensor([(w, h) for h, w in spatial_shapes])
+        locations = reference[:, None, None, None] + offsets / size[:, None]
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))

@@ -1,0 +1,396 @@
+"""Mask2Former with or without RankSeg, for images and clips alike.
+
+Shapes: B clips, T frames, Q queries, K labels, κ selected labels; H, W padded input size.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.utils.memory import retry_if_cuda_oom
+from torch import Tensor, nn
+
+# Imported for their registration under the names configs use.
+from rankseg_m2f.modeling import inference, query_head  # noqa: F401
+from rankseg_m2f.modeling.backbone import swin  # noqa: F401
+from rankseg_m2f.modeling.criterion import SetCriterion
+from rankseg_m2f.modeling.matcher import HungarianMatcher
+from rankseg_m2f.rankseg.head import MultiLabelHead
+from rankseg_m2f.rankseg.labels import RankedLabels
+from rankseg_m2f.rankseg.loss import asymmetric_loss
+from rankseg_m2f.rankseg.presence import presence_of_labels
+from rankseg_m2f.rankseg.temperature import RankTemperature
+from rankseg_m2f.structures.clip import ClipBatch
+from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction, SelectedScores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RankOptions:
+    """How labels are ranked; see the keys of the same names under MODEL.RANKSEG."""
+
+    kappa: int = 0
+    loss_weight: float = 0.0
+    query_layer: int = 3
+    keep_present: bool = False
+    oracle_train: bool = False
+    oracle_eval: bool = False
+    oracle_aux: bool = True
+    full_sem_seg: bool = False
+
+
+@dataclass
+class InferenceOptions:
+    """Which results leave the model; see the keys of the same names under MASK_FORMER.TEST."""
+
+    semantic: bool
+    panoptic: bool
+    instance: bool
+    object_threshold: float
+    overlap_threshold: float
+    # Resize masks to the output size before semantic inference, not the scores after it.
+    masks_first: bool
+    max_instances: int
+    thing_ids: set[int]
+
+
+@META_ARCH_REGISTRY.register()
+class MaskFormer(nn.Module):
+    """Backbone, pixel decoder, query decoder; RankSeg between decoder and losses or results."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        sem_seg_head: nn.Module,
+        criterion: SetCriterion,
+        num_labels: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        size_divisibility: int,
+        inference_options: InferenceOptions,
+        rank_options: RankOptions,
+        ml_head: MultiLabelHead | None = None,
+        ml_norm: RankTemperature | None = None,
+    ):
+        """
+        Args:
+            ml_head: multi-label head; None is plain Mask2Former.
+            ml_norm: temperature per rank; None means no sort and no selection.
+            size_divisibility: input is padded to a multiple of it.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.num_labels = num_labels
+        self.ml_head = ml_head
+        self.ml_norm = ml_norm
+        self.size_divisibility = size_divisibility
+        self.options = inference_options
+        self.rank_options = rank_options
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        backbone = build_backbone(cfg)
+        divisor = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": _criterion(cfg),
+            "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": divisor if divisor >= 0 else backbone.size_divisibility,
+            "inference_options": _inference_options(cfg),
+            **_rankseg(cfg),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are moved to."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses when training, results otherwise.
+
+        Args:
+            batched_inputs: see `ClipBatch.from_inputs`.
+
+        Returns:
+            Training: weighted losses. Evaluation: per clip, as configured,
+            `sem_seg` (K, height, width) float, or `SelectedScores` when κ < K;
+            `panoptic_seg`, see `inference.panoptic`; `instances`, see `inference.instances`;
+            with RankSeg also `label_scores` (K,) float presence probabilities, and
+            `label_ranking` (κ,) int64 label ids, most probable first.
+        """
+        clips = ClipBatch.from_inputs(
+            batched_inputs, self.normalise, self.size_divisibility, self.device
+        )
+        features = self.backbone(clips.frames)
+        layers = self.sem_seg_head(features, clips.num_frames, every_mask=self.training)
+        presence = self.presence(layers)
+        targets = clips.targets(self.num_labels) if self.training else None
+        if self.oracle:
+            layers = self.mask_absent(layers, clips.labels())
+        ranked = self.rank(presence, targets)
+        if ranked is not None:
+            with_void = ranked.with_void()
+            layers = [self.ranked(layer, with_void) for layer in layers]
+        if self.training:
+            return self.losses(layers, targets, presence, ranked)
+        return self.infer(layers[-1], presence, ranked, clips)
+
+    def normalise(self, frame: Tensor) -> Tensor:
+        """(3, h, w) of any dtype to float with zero mean and unit deviation."""
+        return (frame - self.pixel_mean) / self.pixel_std
+
+    @property
+    def oracle(self) -> bool:
+        """Whether ground truth says which labels may be predicted."""
+        options = self.rank_options
+        return options.oracle_train if self.training else options.oracle_eval
+
+    def presence(self, layers: list[QueryPrediction]) -> Tensor | None:
+        """(B, K) presence logits; None without a multi-label head."""
+        if self.ml_head is None:
+            return None
+        shared = None
+        if self.ml_head.share is not None:
+            shared = self.sem_seg_head.predictor.class_embed.weight[:-1]
+        return self.ml_head(layers[self.rank_options.query_layer].queries, shared)
+
+    def rank(
+        self, presence: Tensor | None, targets: list[ClipTargets] | None
+    ) -> RankedLabels | None:
+        """The κ selected labels of each clip; None when nothing is selected."""
+        if self.ml_norm is None:
+            return None
+        keep = None
+        if self.training and self.rank_options.keep_present:
+            keep = presence_of_labels([t.labels for t in targets], self.num_labels)
+        return RankedLabels.top(presence, self.rank_options.kappa, keep)
+
+    def ranked(self, layer: QueryPrediction, with_void: RankedLabels) -> QueryPrediction:
+        """Rank-adaptive selected-label classification (Eqs. 2 and 3)."""
+        logits = with_void.gather(layer.class_logits, dim=2)
+        return replace(layer, class_logits=self.ml_norm(logits, dim=2))
+
+    def mask_absent(
+        self, layers: list[QueryPrediction], labels: list[Tensor]
+    ) -> list[QueryPrediction]:
+        """Layers in which no label absent from the ground truth can win."""
+        present = presence_of_labels(labels, self.num_labels, self.device)
+        absent = torch.cat([~present, present.new_zeros(len(present), 1)], dim=1).unsqueeze(1)
+        spared = 0 if self.rank_options.oracle_aux else len(layers) - 1
+        return layers[:spared] + [
+            replace(layer, class_logits=layer.class_logits.masked_fill(absent, -100.0))
+            for layer in layers[spared:]
+        ]
+
+    def losses(
+        self,
+        layers: list[QueryPrediction],
+        targets: list[ClipTargets],
+        presence: Tensor | None,
+        ranked: RankedLabels | None,
+    ) -> dict[str, Tensor]:
+        """Weighted losses of all layers, and of the multi-label head ("loss_ml")."""
+        seen = targets if ranked is None else ranked_targets(targets, ranked)
+        losses = self.criterion(layers, seen)
+        if presence is not None:
+            truth = presence_of_labels([t.labels for t in targets], self.num_labels)
+            loss = asymmetric_loss(presence.float(), truth)
+            losses["loss_ml"] = loss * self.rank_options.loss_weight
+        return losses
+
+    def infer(
+        self,
+        layer: QueryPrediction,
+        presence: Tensor | None,
+        ranked: RankedLabels | None,
+        clips: ClipBatch,
+    ) -> list[dict]:
+        """Results of each clip from the final layer."""
+        if clips.num_frames > 1:
+            raise ValueError(
+                f"a clip of {clips.num_frames} frames: only images can be evaluated so far"
+            )
+        scores = layer.class_logits.float().softmax(-1)
+        everything = torch.arange(self.num_labels, device=self.device)
+        results = []
+        for i, (size, output_size) in enumerate(zip(clips.sizes, clips.output_sizes, strict=True)):
+            label_ids = everything if ranked is None else ranked.index[i]
+            masks = inference.resize(layer.mask_logits[i, :, 0].float(), clips.padded_size)
+            infer = retry_if_cuda_oom(self.infer_image)
+            result = infer(scores[i], label_ids, masks, size, output_size)
+            if presence is not None:
+                result["label_scores"] = presence[i].float().sigmoid()
+                result["label_ranking"] = (
+                    presence[i].argsort(descending=True) if ranked is None else label_ids
+                )
+            results.append(result)
+        return results
+
+    def infer_image(
+        self,
+        class_scores: Tensor,
+        label_ids: Tensor,
+        mask_logits: Tensor,
+        size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> dict:
+        """Results of one image from (Q, κ + 1) class scores and (Q, H, W) mask logits."""
+        options = self.options
+        label_scores = class_scores[:, :-1]
+        results = {}
+        if options.masks_first:
+            mask_logits = inference.crop_and_resize(mask_logits, size, output_size)
+        if options.semantic:
+            selected = self.semantic(label_scores, label_ids, mask_logits)
+            if not options.masks_first:
+                selected = replace(
+                    selected,
+                    scores=inference.crop_and_resize(selected.scores, size, output_size),
+                )
+            complete = len(selected.ids) == self.num_labels
+            results["sem_seg"] = selected.scores if complete else selected
+        if options.panoptic:
+            results["panoptic_seg"] = inference.panoptic(
+                class_scores,
+                label_ids,
+                mask_logits,
+                options.thing_ids,
+                options.object_threshold,
+                options.overlap_threshold,
+            )
+        if options.instance:
+            things = options.thing_ids if options.panoptic else None
+            results["instances"] = inference.instances(
+                label_scores, label_ids, mask_logits, options.max_instances, things
+            )
+        return results
+
+    def semantic(
+        self, label_scores: Tensor, label_ids: Tensor, mask_logits: Tensor
+    ) -> SelectedScores:
+        """Semantic scores of the selected labels, or of all K in label order when wanted."""
+        if len(label_ids) == self.num_labels or self.rank_options.full_sem_seg:
+            # Spread over labels while still (Q, κ): the map itself is made once, in label order.
+            spread = label_scores.new_zeros(len(label_scores), self.num_labels)
+            label_scores = spread.index_copy(1, label_ids, label_scores)
+            label_ids = torch.arange(self.num_labels, device=label_ids.device)
+        return SelectedScores(label_ids, inference.semantic_scores(label_scores, mask_logits))
+
+
+def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[ClipTargets]:
+    """Targets with ranks for labels; objects whose label was not selected are left out."""
+    seen = []
+    for i, target in enumerate(targets):
+        rank = ranked[i].rank_of(target.labels[None], missing=-1)[0]
+        target = replace(target, labels=rank)
+        # With κ = K nothing can be left out, and the masks need no copy.
+        seen.append(target if ranked.kappa == ranked.num_labels else target[rank >= 0])
+    return seen
+
+
+def _criterion(cfg) -> SetCriterion:
+    node = cfg.MODEL.MASK_FORMER
+    matcher = HungarianMatcher(
+        node.CLASS_WEIGHT, node.MASK_WEIGHT, node.DICE_WEIGHT, node.TRAIN_NUM_POINTS
+    )
+    return SetCriterion(
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        matcher=matcher,
+        weights={
+            "loss_ce": node.CLASS_WEIGHT,
+            "loss_mask": node.MASK_WEIGHT,
+            "loss_dice": node.DICE_WEIGHT,
+        },
+        no_object_weight=node.NO_OBJECT_WEIGHT,
+        deep_supervision=node.DEEP_SUPERVISION,
+        num_points=node.TRAIN_NUM_POINTS,
+        oversample_ratio=node.OVERSAMPLE_RATIO,
+        importance_ratio=node.IMPORTANCE_SAMPLE_RATIO,
+    )
+
+
+def _inference_options(cfg) -> InferenceOptions:
+    test = cfg.MODEL.MASK_FORMER.TEST
+    return InferenceOptions(
+        semantic=test.SEMANTIC_ON,
+        panoptic=test.PANOPTIC_ON,
+        instance=test.INSTANCE_ON,
+        object_threshold=test.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=test.OVERLAP_THRESHOLD,
+        masks_first=(
+            test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.PANOPTIC_ON or test.INSTANCE_ON
+        ),
+        max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+        thing_ids=_thing_ids(cfg),
+    )
+
+
+def _thing_ids(cfg) -> set[int]:
+    """Contiguous ids of the countable labels, from the first dataset that knows them."""
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        if "thing_dataset_id_to_contiguous_id" in metadata.as_dict():
+            return set(metadata.thing_dataset_id_to_contiguous_id.values())
+    if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+        logger.warning(
+            "No dataset of DATASETS.TRAIN %s or DATASETS.TEST %s says which labels are things: "
+            "panoptic results will treat all as stuff. Is the dataset registered?",
+            tuple(cfg.DATASETS.TRAIN),
+            tuple(cfg.DATASETS.TEST),
+        )
+    return set()
+
+
+def _rankseg(cfg) -> dict:
+    """Options of RankSeg, its head and its temperature."""
+    node = cfg.MODEL.RANKSEG
+    num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    options = RankOptions(
+        kappa=min(node.TOPK, num_labels),
+        loss_weight=node.LOSS_WEIGHT,
+        query_layer=node.QUERY_LAYER,
+        keep_present=node.KEEP_PRESENT,
+        oracle_train=node.USE_GT,
+        oracle_eval=node.USE_GT or node.USE_GT_EVAL,
+        oracle_aux=node.USE_GT_AUX,
+        full_sem_seg=node.FULL_SEM_SEG,
+    )
+    parts = {"rank_options": options, "ml_head": None, "ml_norm": None}
+    if not node.FLAG:
+        return parts
+    predictions = cfg.MODEL.MASK_FORMER.DEC_LAYERS
+    if not 0 <= node.QUERY_LAYER < predictions:
+        raise ValueError(
+            f"MODEL.RANKSEG.QUERY_LAYER={node.QUERY_LAYER} needs a decoder of that many layers; "
+            f"MODEL.MASK_FORMER.DEC_LAYERS={predictions} makes {predictions - 1}"
+        )
+    width = cfg.MODEL.MASK_FORMER.HIDDEN_DIM
+    parts["ml_head"] = MultiLabelHead(
+        num_labels,
+        width,
+        hidden_dim=node.HIDDEN_DIM,
+        dropout=node.DROPOUT,
+        shared_channels=width if node.SHARE_EMBEDDING else None,
+    )
+    if node.SELECTION:
+        if options.kappa < 1:
+            raise ValueError(
+                f"MODEL.RANKSEG.TOPK={node.TOPK}: selection needs at least one of {num_labels} "
+                f"labels; {num_labels} is a pure sort"
+            )
+        ranks = options.kappa + 1  # no-object has the last one
+        parts["ml_norm"] = RankTemperature(ranks, node.TEMPERATURE, node.TEMPERATURE_INIT)
+    return parts

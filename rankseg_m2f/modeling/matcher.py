@@ -1,0 +1,106 @@
+"""Hungarian matching of queries and objects.
+
+Shapes: B clips, T frames, Q queries, N objects, P points.
+"""
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from rankseg_m2f.layers.points import sample_masks, sample_points
+from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
+
+# What an undefined cost becomes, so that a diverging run ends in its loss and not in scipy.
+_HUGE = 1e8
+
+
+def mask_costs(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and dice cost of every query against every object.
+
+    Args:
+        logits: (Q, P) mask logits at P points.
+        masks: (N, P) masks in [0, 1] at the same points.
+
+    Returns:
+        (Q, N) mean binary cross-entropy, and (Q, N) dice.
+    """
+    overlap = logits @ masks.T
+    cross_entropy = (F.softplus(logits).sum(1, keepdim=True) - overlap) / logits.shape[1]
+    scores = logits.sigmoid()
+    area = scores.sum(1, keepdim=True) + masks.sum(1)
+    dice = 1 - (2 * (scores @ masks.T) + 1) / (area + 1)
+    return cross_entropy, dice
+
+
+class HungarianMatcher:
+    """Assigns each object the query that serves it cheapest, one query an object.
+
+    Args:
+        class_weight, mask_weight, dice_weight: of the three costs.
+        num_points: P, random points that stand for a mask.
+    """
+
+    def __init__(
+        self, class_weight: float, mask_weight: float, dice_weight: float, num_points: int
+    ):
+        if not (class_weight or mask_weight or dice_weight):
+            raise ValueError("all matching costs have weight 0")
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.num_points = num_points
+
+    def __call__(
+        self, layers: list[QueryPrediction], targets: list[ClipTargets]
+    ) -> list[list[tuple[Tensor, Tensor]]]:
+        """Match every layer's prediction.
+
+        Returns:
+            Per layer, per clip: int64 tensors (query (M,), object (M,)) with M = min(Q, N), in
+            object order.
+        """
+        costs = [
+            self.cost(layer, clip, target)
+            for layer in layers
+            for clip, target in enumerate(targets)
+        ]
+        # One transfer for all layers and clips: each one stops the GPU.
+        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
+        tables = [
+            part.view(cost.shape)
+            for part, cost in zip(flat.split([c.numel() for c in costs]), costs, strict=True)
+        ]
+        device = layers[0].class_logits.device
+        pairs = [_assign(table, device) for table in tables]
+        return [pairs[i : i + len(targets)] for i in range(0, len(pairs), len(targets))]
+
+    @torch.no_grad()
+    def cost(self, layer: QueryPrediction, clip: int, target: ClipTargets) -> Tensor:
+        """(Q, N) float32 cost of clip number `clip`."""
+        with torch.autocast(layer.class_logits.device.type, enabled=False):
+            scores = layer.class_logits[clip].float().softmax(-1)
+            class_cost = -scores[:, target.labels]
+            # The same points for all masks, so that costs can be compared.
+            points = self.points(scores.device)
+            logits = layer.mask_logits[clip].float()
+            logits = sample_points(logits, points.expand(len(logits), -1, -1)).flatten(1)
+            masks = sample_masks(target.masks, points.expand(len(target), -1, -1)).flatten(1)
+            cross_entropy, dice = mask_costs(logits, masks)
+            cost = (
+                self.mask_weight * cross_entropy
+                + self.class_weight * class_cost
+                + self.dice_weight * dice
+            )
+        return cost.nan_to_num(_HUGE, _HUGE, -_HUGE)
+
+    def points(self, device: torch.device) -> Tensor:
+        """(1, P, 2) random points in [0, 1]."""
+        return torch.rand(1, self.num_points, 2, device=device)
+
+
+def _assign(cost: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    # scipy sorts by row, so rows are objects.
+    target, query = linear_sum_assignment(cost.T.numpy())
+    as_index = {"dtype": torch.int64, "device": device}
+    return torch.as_tensor(query, **as_index), torch.as_tensor(target, **as_index)

@@ -1,0 +1,149 @@
+"""A batch of clips; the only door where "image" is seen: an image is a clip of one frame.
+
+Shapes: B clips, T frames, N objects, H, W padded input.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+from torch import Tensor
+
+from rankseg_m2f.structures.predictions import ClipTargets
+
+
+@dataclass
+class ClipBatch:
+    """Frames as the backbone takes them, with what is needed to find the way back.
+
+    Attributes:
+        frames: (B * T, 3, H, W) float, normalised, zero-padded right and bottom; frames of a clip
+            are neighbours.
+        num_frames: T.
+        sizes: B pairs (h, w) before padding.
+        output_sizes: B pairs (height, width) results are wanted in.
+        instances: per clip, T Instances; None where the input has none.
+    """
+
+    frames: Tensor
+    num_frames: int
+    sizes: list[tuple[int, int]]
+    output_sizes: list[tuple[int, int]]
+    instances: list[list[Instances] | None]
+
+    @classmethod
+    def from_inputs(
+        cls,
+        inputs: Sequence[dict],
+        normalise: Callable[[Tensor], Tensor],
+        size_divisibility: int,
+        device: torch.device,
+    ) -> "ClipBatch":
+        """Batch Detectron2's dataset dicts.
+
+        Args:
+            inputs: `image` is a (3, h, w) tensor or a list of T of them; `height`, `width` (output
+                size) default to the image's; `instances` is optional, and a list for a list.
+            normalise: maps a (3, h, w) frame to what the backbone expects.
+            size_divisibility: padding makes H and W multiples of it; below 2 is none.
+
+        Raises:
+            ValueError: clips of different length, or frames of one clip of different size.
+        """
+        clips = [_as_list(x["image"]) for x in inputs]
+        lengths = {len(clip) for clip in clips}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"clips of one batch need the same number of frames, got {lengths}")
+        for clip, x in zip(clips, inputs, strict=True):
+            if len({frame.shape for frame in clip}) != 1:
+                name = x.get("file_name", x.get("file_names", "a clip"))
+                raise ValueError(f"{name}: frames of one clip need the same size")
+        sizes = [tuple(clip[0].shape[-2:]) for clip in clips]
+        padded = _padded_size(sizes, size_divisibility)
+        frames = torch.stack(
+            [_pad(normalise(frame.to(device)), padded) for clip in clips for frame in clip]
+        )
+        output_sizes = [
+            (int(x.get("height", h)), int(x.get("width", w)))
+            for x, (h, w) in zip(inputs, sizes, strict=True)
+        ]
+        instances = [
+            None if x.get("instances") is None else _as_list(x["instances"]) for x in inputs
+        ]
+        return cls(frames, lengths.pop(), sizes, output_sizes, instances)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return tuple(self.frames.shape[-2:])
+
+    def labels(self) -> list[Tensor]:
+        """Labels of each clip's objects, (N,) each: all the oracle needs.
+
+        Raises:
+            ValueError: a clip without ground truth.
+        """
+        return [
+            torch.cat([frame.gt_classes for frame in frames]).to(self.frames.device)
+            for frames in self._ground_truth()
+        ]
+
+    def targets(self, num_labels: int) -> list[ClipTargets]:
+        """Ground truth of each clip, masks padded to the input size.
+
+        Objects with a label outside [0, num_labels), such as 255, are left out.
+
+        Raises:
+            ValueError: a clip without ground truth.
+        """
+        return [self._clip_targets(frames, num_labels) for frames in self._ground_truth()]
+
+    def _ground_truth(self) -> list[list[Instances]]:
+        if any(frames is None for frames in self.instances):
+            raise ValueError(
+                "training and the ground-truth oracle need 'instances' in every input; "
+                "for new images turn MODEL.RANKSEG.USE_GT and USE_GT_EVAL off"
+            )
+        return self.instances
+
+    def _clip_targets(self, frames: list[Instances], num_labels: int) -> ClipTargets:
+        # Objects are picked before the transfer: picking on a GPU would stop it.
+        labels = torch.stack([frame.gt_classes for frame in frames], dim=1).long()
+        ids = None
+        kept = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        if self.num_frames > 1:
+            # An object takes its class from a frame that shows it; one never shown is dropped.
+            ids = torch.stack([frame.gt_ids for frame in frames], dim=1)
+            labels = labels.gather(1, (ids >= 0).int().argmax(1, keepdim=True))
+            kept &= (ids >= 0).any(1)
+        labels = labels[:, 0]
+        kept &= (labels >= 0) & (labels < num_labels)
+        device = self.frames.device
+        masks = [_pad(_mask_tensor(frame)[kept].to(device), self.padded_size) for frame in frames]
+        return ClipTargets(
+            labels[kept].to(device),
+            torch.stack(masks, dim=1),
+            None if ids is None else ids[kept].to(device),
+        )
+
+
+def _as_list(value) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _padded_size(sizes: list[tuple[int, int]], divisor: int) -> tuple[int, int]:
+    divisor = max(divisor, 1)
+    return tuple(-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
+
+
+def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, size[1] - width, 0, size[0] - height))
+
+
+def _mask_tensor(instances: Instances) -> Tensor:
+    """(N, h, w) bool from a tensor or Detectron2's BitMasks."""
+    masks = instances.gt_masks
+    return getattr(masks, "tensor", masks).bool()

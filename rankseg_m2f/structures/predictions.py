@@ -1,0 +1,83 @@
+"""What the decoder predicts, what it is compared with, and what leaves the model.
+
+Shapes: B clips, T frames, Q queries, N objects, K labels, κ selected labels, C channels;
+H, W padded input size, h, w output size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class QueryPrediction:
+    """One decoder layer's prediction.
+
+    Attributes:
+        queries: (B, Q, C) before the final norm.
+        class_logits: (B, Q, K + 1), no-object last; (B, Q, κ + 1) once ranked.
+        mask_logits: (B, Q, T, H/4, W/4). None for hidden layers at inference, which need no mask
+            once the next layer has used it.
+    """
+
+    queries: Tensor
+    class_logits: Tensor
+    mask_logits: Tensor | None
+
+
+@dataclass
+class ClipTargets:
+    """Ground truth of one clip.
+
+    Attributes:
+        labels: (N,) int64 in [0, K), or ranks in [0, κ) once ranked.
+        masks: (N, T, H, W) bool.
+        ids: (N, T) int64, the object's id where it is visible, -1 where not; None for images.
+    """
+
+    labels: Tensor
+    masks: Tensor
+    ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, kept: Tensor) -> "ClipTargets":
+        """The objects picked by a bool or index tensor."""
+        ids = None if self.ids is None else self.ids[kept]
+        return ClipTargets(self.labels[kept], self.masks[kept], ids)
+
+
+@dataclass
+class SelectedScores:
+    """Scores of the selected labels alone; the (K, h, w) map is never made when κ < K.
+
+    Stands in for a (K, h, w) score tensor where only its arg-max is read.
+
+    Attributes:
+        ids: (κ,) int64 label ids, by rank.
+        scores: (κ, h, w) float.
+    """
+
+    ids: Tensor
+    scores: Tensor
+
+    def argmax(self, dim: int = 0) -> Tensor:
+        """Label map (h, w) int64 of the best-scoring selected label.
+
+        Raises:
+            ValueError: another dimension than the label one.
+        """
+        if dim != 0:
+            raise ValueError(f"the labels of selected scores lie along dim 0, not {dim}")
+        return self.ids[self.scores.argmax(0)]
+
+    def full(self, num_labels: int) -> Tensor:
+        """The (K, h, w) map, zero for labels not selected (probability e⁻¹⁰⁰ officially)."""
+        full = self.scores.new_zeros(num_labels, *self.scores.shape[1:])
+        return full.index_copy(0, self.ids, self.scores)
+
+    def to(self, device: torch.device | str) -> "SelectedScores":
+        """The same on another device."""
+        return SelectedScores(self.ids.to(device), self.scores.to(device))

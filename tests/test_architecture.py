@@ -1,0 +1,140 @@
+"""The house rules, enforced: one-way imports, short functions, no prints."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "rankseg_m2f"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = [
+    path
+    for folder in ("rankseg_m2f", "datasets", "demo", "tools", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+SOURCES += sorted(ROOT.glob("*.py"))
+
+# A room imports only the rooms listed; "" is the package's top level (config and its reader).
+MAY_IMPORT = {
+    "rankseg": set(),
+    "ops": set(),
+    "layers": {"ops"},
+    "structures": set(),
+    "modeling": {"rankseg", "layers", "structures"},
+    "data": {"structures"},
+    "evaluation": {"rankseg", "structures"},
+    "config": {"safe_yaml"},
+    "safe_yaml": set(),
+    "doctor": {"ops", "engine"},
+    "engine": {"modeling", "data", "evaluation", "config"},
+}
+# Outside libraries a room must not touch, and the only rooms that may touch some.
+WITHOUT = {
+    "rankseg": {"detectron2", "numpy", "scipy", "cv2"},
+    "ops": {"detectron2", "numpy", "scipy"},
+    "layers": {"detectron2", "numpy", "scipy"},
+}
+ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"data", "evaluation"}}
+# Slow to import, or missing on some machines: never at the top of a module.
+LAZY = {"cv2", "matplotlib", "transformers", "torchvision"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Dotted names of modules imported anywhere under `tree`."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the room they reach"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    here = room(path)
+    if path == PACKAGE / "__init__.py":
+        assert not imported(parse(path))
+        return
+    for name in imported(parse(path)):
+        parts = name.split(".")
+        if parts[0] == "rankseg_m2f":
+            there = parts[1]
+            assert there == here or there in MAY_IMPORT[here], f"{here} must not import {name}"
+        assert parts[0] not in WITHOUT.get(here, ()), f"{here} must not import {name}"
+        assert here in ONLY_IN.get(parts[0], {here}), f"{here} must not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_heavy_libraries_are_imported_where_used(path):
+    top = [node for node in parse(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    found = {name.split(".")[0] for node in top for name in imported(node)}
+    assert not found & LAZY
+
+
+def test_evaluation_takes_metrics_alone_from_rankseg():
+    for path in sorted((PACKAGE / "evaluation").glob("*.py")):
+        for name in imported(parse(path)):
+            if name.startswith("rankseg_m2f.rankseg"):
+                assert name.startswith("rankseg_m2f.rankseg.metrics")
+
+
+def test_no_import_circle():
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in MODULES}
+    graph = {}
+    for name, path in modules.items():
+        reached = imported(parse(path))
+        graph[name] = {m for m in modules if any(r == m or r.startswith(m + ".") for r in reached)}
+    done, doing = set(), set()
+
+    def visit(name):
+        assert name not in doing, f"import circle through {name}"
+        if name in done:
+            return
+        doing.add(name)
+        for other in graph[name] - {name}:
+            visit(other)
+        doing.remove(name)
+        done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_functions_fit_a_screen(path):
+    for node in ast.walk(parse(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 60, f"{path.name}:{node.lineno} {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_prints_and_no_bare_excepts(path):
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call):
+            assert getattr(node.func, "id", "") != "print", f"{path}:{node.lineno} prints"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno} catches everything"
+
+
+def test_the_idea_needs_torch_alone():
+    code = (
+        "import sys, pkgutil, importlib, rankseg_m2f.rankseg as r;"
+        "[importlib.import_module(f'rankseg_m2f.rankseg.{m.name}')"
+        " for m in pkgutil.iter_modules(r.__path__)];"
+        "sys.exit('detectron2' in sys.modules or 'fvcore' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
