@@ -1,0 +1,96 @@
+"""Config files: official ones load unchanged, and none runs code."""
+
+import pytest
+
+from rankseg_m2f.config import get_cfg
+from rankseg_m2f.safe_yaml import evaluate_list_comprehension
+
+
+def load(tmp_path, text: str):
+    path = tmp_path / "config.yaml"
+    path.write_text("VERSION: 2\n" + text)
+    cfg = get_cfg()
+    cfg.merge_from_file(str(path))
+    return cfg
+
+
+def test_official_multi_scale_line(tmp_path):
+    line = '!!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]'
+    cfg = load(tmp_path, f"INPUT:\n  MIN_SIZE_TRAIN: {line}\n")
+    sizes = [int(x * 0.1 * 640) for x in range(5, 21)]
+    assert list(cfg.INPUT.MIN_SIZE_TRAIN) == sizes and sizes[0] == 320
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__import__('os').system('true')",
+        "[x for x in open('/etc/passwd')]",
+        "[().__class__ for x in range(3)]",
+        "[x for x in range(10**9)]",
+        "[x ** 9999 for x in range(9)]",
+        "[x for x in range(3) if x]",
+        "[x / 0 for x in range(3)]",
+        "print(1)",
+        "[y for x in range(3)]",
+        "",
+    ],
+)
+def test_other_code_is_refused(code, tmp_path):
+    with pytest.raises(ValueError, match="refused to evaluate"):
+        evaluate_list_comprehension(code)
+    with pytest.raises(ValueError, match=r"config\.yaml"):
+        load(tmp_path, f'INPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:eval ["{code}"]\n')
+
+
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("[x for x in range(3)]", [0, 1, 2]),
+        ("[round(x * 1.5) for x in range(1, 6, 2)]", [2, 4, 8]),
+        ("[-x // 2 + 1 for x in range(3)]", [1, 0, 0]),
+    ],
+)
+def test_arithmetic_lists(code, value):
+    assert evaluate_list_comprehension(code) == value
+
+
+def test_python_objects_are_not_built(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.yaml is not a plain YAML config"):
+        load(tmp_path, "OUTPUT_DIR: !!python/object/apply:os.getcwd []\n")
+    base = tmp_path / "base.yaml"
+    base.write_text("OUTPUT_DIR: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ValueError, match=r"base\.yaml"):
+        load(tmp_path, "_BASE_: base.yaml\n")
+
+
+def test_whole_numbers_where_floats_stand(tmp_path):
+    cfg = load(tmp_path, "MODEL:\n  RANKSEG: {LOSS_WEIGHT: 10}\nSOLVER: {BASE_LR: 1}\n")
+    assert cfg.MODEL.RANKSEG.LOSS_WEIGHT == 10.0 and isinstance(cfg.SOLVER.BASE_LR, float)
+    cfg.merge_from_list(["MODEL.RANKSEG.LOSS_WEIGHT", "0.5", "SOLVER.MLHEAD_MULTIPLIER", "5"])
+    assert cfg.MODEL.RANKSEG.LOSS_WEIGHT == 0.5 and cfg.SOLVER.MLHEAD_MULTIPLIER == 5.0
+
+
+def test_mistyped_overrides_are_named():
+    with pytest.raises(KeyError, match=r"MODEL\.RANKSEG\.TOPP"):
+        get_cfg().merge_from_list(["MODEL.RANKSEG.TOPP", "3"])
+    with pytest.raises(ValueError, match=r"MODEL\.RANKSEG\.TOPK.*has no value"):
+        get_cfg().merge_from_list(["MODEL.RANKSEG.TOPK"])
+    with pytest.raises(ValueError, match="Type mismatch"):
+        get_cfg().merge_from_list(["MODEL.RANKSEG.TOPK", "many"])
+
+
+def test_bases_are_merged(tmp_path):
+    (tmp_path / "base.yaml").write_text("SEED: 7\nMODEL:\n  RANKSEG: {TOPK: 5, FLAG: True}\n")
+    cfg = load(tmp_path, "_BASE_: base.yaml\nMODEL:\n  RANKSEG: {TOPK: 9}\n")
+    assert (cfg.SEED, cfg.MODEL.RANKSEG.TOPK, cfg.MODEL.RANKSEG.FLAG) == (7, 9, True)
+
+
+def test_plain_detectron2_configs_merge():
+    from detectron2.config import get_cfg as plain
+
+    other = plain()
+    other.SEED = 3
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(other)
+    assert cfg.SEED == 3 and cfg.clone().MODEL.RANKSEG.TEMPERATURE == "layernorm"

@@ -1,0 +1,80 @@
+"""Full-size models, on the meta device: official parameter names, shapes and counts."""
+
+import json
+
+import pytest
+import torch
+from conftest import TESTS
+from detectron2.modeling import build_model
+
+import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
+from rankseg_m2f.config import get_cfg
+
+SWIN_L = {
+    "MODEL.BACKBONE.NAME": "D2SwinTransformer",
+    "MODEL.SWIN.EMBED_DIM": 192,
+    "MODEL.SWIN.DEPTHS": [2, 2, 18, 2],
+    "MODEL.SWIN.NUM_HEADS": [6, 12, 24, 48],
+    "MODEL.SWIN.WINDOW_SIZE": 12,
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 384,
+}
+RANKSEG = {
+    "MODEL.RANKSEG.FLAG": True,
+    "MODEL.RANKSEG.TOPK": 150,
+    "MODEL.SEM_SEG_HEAD.USE_LAYERNORM": True,
+}
+R50 = {"MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.RESNETS.STEM_TYPE": "basic"}
+ADE20K = {
+    "MODEL.META_ARCHITECTURE": "MaskFormer",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 150,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256,
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 6,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 10,
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder",
+    "MODEL.DEVICE": "meta",
+}
+
+
+def build(*groups, queries: int = 100):
+    cfg = get_cfg()
+    keys = ADE20K | {"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": queries}
+    for group in groups:
+        keys |= group
+    cfg.merge_from_list([x for pair in keys.items() for x in pair])
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "queries"),
+    [
+        ("ade_pan_R50", (R50,), 100),
+        ("ade_pan", (SWIN_L,), 200),
+        ("ade_pan_rank", (SWIN_L, RANKSEG), 200),
+        ("ade_sem_rank", (SWIN_L, RANKSEG), 100),
+    ],
+)
+def test_keys_and_shapes(name, groups, queries):
+    official = json.loads((TESTS / "data" / "official_keys" / f"{name}.json").read_text())
+    ours = {k: list(v.shape) for k, v in build(*groups, queries=queries).state_dict().items()}
+    assert ours == official
+
+
+@pytest.mark.parametrize(
+    ("groups", "queries", "count"),
+    [
+        ((SWIN_L,), 100, 215_488_779),
+        ((SWIN_L, RANKSEG), 100, 218_927_672),
+        ((SWIN_L,), 200, 215_539_979),
+        ((SWIN_L, RANKSEG), 200, 218_978_872),
+    ],
+)
+def test_parameter_counts(groups, queries, count):
+    model = build(*groups, queries=queries)
+    assert sum(p.numel() for p in model.parameters()) == count
