@@ -1,0 +1,58 @@
+"""Augmentation recipes of the official mappers, built from Detectron2's transforms."""
+
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+
+
+def resize_and_crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> list[T.Augmentation]:
+    """Resize the short side, crop, colour jitter, flip: the ADE20K recipe.
+
+    Args:
+        constrain_area: a crop is drawn again while one label fills more than
+            INPUT.CROP.SINGLE_CATEGORY_MAX_AREA of it (needs a label map).
+    """
+    node = cfg.INPUT
+    recipe = [
+        T.ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
+    ]
+    if node.CROP.ENABLED:
+        limit = node.CROP.SINGLE_CATEGORY_MAX_AREA if constrain_area else 1.0
+        recipe.append(
+            T.RandomCrop_CategoryAreaConstraint(node.CROP.TYPE, node.CROP.SIZE, limit, ignore_label)
+            if limit < 1
+            else T.RandomCrop(node.CROP.TYPE, node.CROP.SIZE)
+        )
+    return recipe + _colour_jitter(cfg) + _flip(cfg)
+
+
+def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
+    """Flip, scale by a factor in [MIN_SCALE, MAX_SCALE], crop or pad to IMAGE_SIZE: LSJ."""
+    node = cfg.INPUT
+    side = node.IMAGE_SIZE
+    return [
+        *_flip(cfg),
+        T.ResizeScale(node.MIN_SCALE, node.MAX_SCALE, target_height=side, target_width=side),
+        T.FixedSizeCrop(crop_size=(side, side)),
+    ]
+
+
+def resize_for_test(cfg: CfgNode) -> list[T.Augmentation]:
+    """Resize the short side; INPUT.MIN_SIZE_TEST 0 keeps the size."""
+    node = cfg.INPUT
+    return [T.ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")]
+
+
+def _flip(cfg: CfgNode) -> list[T.Augmentation]:
+    direction = cfg.INPUT.RANDOM_FLIP
+    if direction == "none":
+        return []
+    return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]
+
+
+def _colour_jitter(cfg: CfgNode) -> list[T.Augmentation]:
+    if not cfg.INPUT.COLOR_AUG_SSD:
+        return []
+    # Lazy: it imports OpenCV.
+    from detectron2.projects.point_rend import ColorAugSSDTransform
+
+    return [T.AugmentationList([ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT)])]

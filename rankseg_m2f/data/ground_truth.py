@@ -1,0 +1,188 @@
+"""Ground truth of one picture, whatever its source: labels and masks that follow the pixels.
+
+Shapes: N objects, H, W picture size, h, w size after augmentation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.data.transforms import Transform
+from pycocotools import mask as mask_util
+
+from rankseg_m2f.data.images import read_label_map, read_panoptic_map
+
+# Transforms fill padding of label maps with 255 in each byte.
+_PADDING = 0xFFFFFF
+
+
+@dataclass
+class SegmentMap:
+    """One segment per pixel, as in semantic and panoptic datasets.
+
+    Attributes:
+        ids: (H, W) segment ids in [0, 2^24 - 1).
+        labels: label of each segment id; pixels of other ids are unlabelled.
+    """
+
+    ids: np.ndarray
+    labels: dict[int, int]
+
+    def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
+        """Masks after `transforms`; segments left without a pixel are dropped."""
+        ids = transform_ids(self.ids, transforms)
+        present = [i for i in np.unique(ids).tolist() if i in self.labels]
+        masks = ids == np.asarray(present, dtype=ids.dtype).reshape(-1, 1, 1)
+        return LabelMasks([self.labels[i] for i in present], masks)
+
+    def label_map(self, ignore_label: int) -> np.ndarray:
+        """(H, W) labels, `ignore_label` where there is none; uint8 if they fit, else float64,
+        the two types Detectron2 resizes without mixing labels."""
+        ids, where = np.unique(self.ids, return_inverse=True)
+        labels = np.asarray([self.labels.get(i, ignore_label) for i in ids.tolist()])
+        dtype = np.uint8 if labels.max(initial=0) <= 255 else np.float64
+        return labels.astype(dtype)[where].reshape(self.ids.shape)
+
+
+@dataclass
+class ObjectList:
+    """Objects that may overlap, as in instance datasets.
+
+    Attributes:
+        labels: N.
+        outlines: N COCO segmentations: lists of polygons, or compressed RLE.
+    """
+
+    labels: list[int]
+    outlines: list[list | dict]
+
+    def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
+        """Masks after `transforms`; objects left without a pixel are dropped.
+
+        Args:
+            size: (h, w).
+        """
+        masks = np.zeros((len(self.labels), *size), dtype=bool)
+        for mask, outline in zip(masks, self.outlines, strict=True):
+            mask[:] = _rasterised(outline, transforms, size)
+        kept = masks.any((1, 2))
+        return LabelMasks(
+            [k for k, keep in zip(self.labels, kept, strict=True) if keep], masks[kept]
+        )
+
+    def label_map(self, ignore_label: int) -> None:
+        """Objects do not make a label map."""
+        return None
+
+
+@dataclass
+class LabelMasks:
+    """What a picture shows: N labels and (N, h, w) bool masks."""
+
+    labels: list[int]
+    masks: np.ndarray
+
+
+def semantic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
+    """From a label map (`sem_seg_file_name`).
+
+    Raises:
+        ValueError: a label neither in [0, num_labels) nor `ignore_label`, naming the file.
+    """
+    path = _source(record, "sem_seg_file_name")
+    ids = read_label_map(path)
+    labels = [i for i in np.unique(ids).tolist() if i != ignore_label]
+    _check_labels(labels, num_labels, path)
+    return SegmentMap(ids, {i: i for i in labels})
+
+
+def panoptic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
+    """From a panoptic PNG (`pan_seg_file_name`) and its `segments_info`; crowds are left out.
+
+    Raises:
+        ValueError: a label outside [0, num_labels), naming the file.
+    """
+    path = _source(record, "pan_seg_file_name")
+    segments = {
+        s["id"]: s["category_id"] for s in record["segments_info"] if not s.get("iscrowd", 0)
+    }
+    _check_labels(segments.values(), num_labels, path)
+    return SegmentMap(read_panoptic_map(path), segments)
+
+
+def instance_truth(record: dict, ignore_label: int, num_labels: int) -> ObjectList:
+    """From COCO instance annotations; crowds are left out.
+
+    Raises:
+        ValueError: a label outside [0, num_labels), naming the file.
+    """
+    objects = [
+        a
+        for a in _source(record, "annotations")
+        if not a.get("iscrowd", 0) and a.get("segmentation")
+    ]
+    labels = [a["category_id"] for a in objects]
+    _check_labels(labels, num_labels, record["file_name"])
+    return ObjectList(labels, [a["segmentation"] for a in objects])
+
+
+# First the form that says most.
+_SOURCES = {
+    "pan_seg_file_name": panoptic_truth,
+    "sem_seg_file_name": semantic_truth,
+    "annotations": instance_truth,
+}
+
+
+def any_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap | ObjectList:
+    """From whichever annotation the record has.
+
+    Raises:
+        ValueError: none of them.
+    """
+    for key, read in _SOURCES.items():
+        if key in record:
+            return read(record, ignore_label, num_labels)
+    raise ValueError(f"{record['file_name']} has no ground truth ({', '.join(_SOURCES)})")
+
+
+def transform_ids(ids: np.ndarray, transforms: Transform) -> np.ndarray:
+    """An (H, W) map of ids below 2^24 - 1 after `transforms`, -1 where they padded.
+
+    Ids travel as the three bytes of a colour: transforms resize bytes by nearest neighbour with
+    the same pixel centres as the picture, and would shift wider types by half a pixel.
+    """
+    wide = ids.astype(np.int32)
+    packed = np.stack([wide & 255, wide >> 8 & 255, wide >> 16 & 255], axis=2).astype(np.uint8)
+    moved = np.asarray(transforms.apply_segmentation(packed)).astype(np.int32)
+    moved = moved[:, :, 0] + (moved[:, :, 1] << 8) + (moved[:, :, 2] << 16)
+    return np.where(moved == _PADDING, -1, moved)
+
+
+def _source(record: dict, key: str):
+    if key not in record:
+        raise ValueError(
+            f"{record['file_name']} has no {key!r}: this dataset does not fit "
+            "INPUT.DATASET_MAPPER_NAME"
+        )
+    return record[key]
+
+
+def _check_labels(labels, num_labels: int, path: str) -> None:
+    wrong = sorted({k for k in labels if not 0 <= k < num_labels})
+    if wrong:
+        raise ValueError(
+            f"{path}: label {wrong[0]} is neither below MODEL.SEM_SEG_HEAD.NUM_CLASSES="
+            f"{num_labels} nor the ignore label; tools/check_dataset.py lists all such files"
+        )
+
+
+def _rasterised(outline: list | dict, transforms: Transform, size: tuple[int, int]) -> np.ndarray:
+    if isinstance(outline, dict):
+        # Padding is 255, hence not "> 0".
+        return np.asarray(transforms.apply_segmentation(mask_util.decode(outline))) == 1
+    # Moving the corners alone suffices, pycocotools clips: apply_polygons would need shapely.
+    polygons = [
+        transforms.apply_coords(np.asarray(p, dtype=np.float64).reshape(-1, 2)).reshape(-1).tolist()
+        for p in outline
+    ]
+    return mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, *size))).astype(bool)

@@ -1,0 +1,104 @@
+"""Reading pictures and label maps as they come, with one-line errors that name the file."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+class ImageReadError(ValueError):
+    """A file that cannot be read as the picture or label map it should be."""
+
+
+def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
+    """Any picture as 8-bit colour, upright.
+
+    EXIF orientation is applied; grey, palette, 1-bit, 16-bit, CMYK and alpha are converted (alpha
+    is dropped); of an animation the first frame is read.
+
+    Args:
+        format: "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8, contiguous.
+
+    Raises:
+        ImageReadError: missing, broken or no picture.
+    """
+    if format not in ("RGB", "BGR"):
+        raise ValueError(f"INPUT.FORMAT={format!r} is neither 'RGB' nor 'BGR'")
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode.startswith(("I", "F")):
+        image = _deep_grey_to_8_bit(image)
+    if "transparency" in image.info:
+        # Through RGBA, or Pillow warns that a palette's transparency is lost.
+        image = image.convert("RGBA")
+    pixels = np.asarray(image.convert("RGB"))
+    return np.ascontiguousarray(pixels if format == "RGB" else pixels[:, :, ::-1])
+
+
+def read_label_map(path: str | os.PathLike) -> np.ndarray:
+    """A map of label ids, 8 or 16 bit; a palette's indices are the ids.
+
+    Returns:
+        (H, W) uint8 or int32.
+
+    Raises:
+        ImageReadError: missing, broken, or in colour.
+    """
+    image = _open(path)
+    if image.mode in ("L", "P", "1"):
+        return np.array(image, dtype=np.uint8)
+    if image.mode.startswith("I"):
+        return np.array(image, dtype=np.int32)
+    raise ImageReadError(
+        f"{path}: a label map must have one channel of ids (8 or 16 bit), not {image.mode}; "
+        "convert its colours to ids first"
+    )
+
+
+def read_panoptic_map(path: str | os.PathLike) -> np.ndarray:
+    """A COCO panoptic PNG as segment ids R + 256 G + 65536 B.
+
+    Returns:
+        (H, W) int32.
+
+    Raises:
+        ImageReadError: missing, broken, or not in colour.
+    """
+    image = _open(path)
+    if image.mode not in ("RGB", "RGBA"):
+        raise ImageReadError(f"{path}: a panoptic map must be an RGB PNG, not {image.mode}")
+    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    return pixels[:, :, 0] + 256 * pixels[:, :, 1] + 65536 * pixels[:, :, 2]
+
+
+def _open(path: str | os.PathLike) -> Image.Image:
+    """The picture with all its pixels read."""
+    path = Path(path)
+    if not path.exists():
+        raise ImageReadError(f"{path}: no such file")
+    if path.is_dir():
+        raise ImageReadError(f"{path}: a folder, not a picture")
+    try:
+        image = Image.open(path)
+        image.load()
+    except UnidentifiedImageError as error:
+        size = path.stat().st_size
+        reason = "empty file" if size == 0 else f"not a picture ({size} bytes)"
+        raise ImageReadError(f"{path}: {reason}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"{path}: too large to be read safely ({error})") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageReadError(f"{path}: broken picture ({error})") from error
+    return image
+
+
+def _deep_grey_to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F" and values.max(initial=0) <= 1:
+        values = values * 255
+    elif values.max(initial=0) > 255:
+        values = values / 257  # 65535 becomes 255
+    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))

@@ -1,0 +1,213 @@
+"""Loading of training and evaluation batches.
+
+A training sample depends on (seed, process, position in the stream) alone, so a resumed run sees
+what the uninterrupted one would have seen, whatever the number of workers.
+"""
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader as build_detectron2_test_loader
+from detectron2.data.common import DatasetFromList
+from detectron2.data.samplers import (
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from rankseg_m2f.data.images import ImageReadError
+from rankseg_m2f.data.mappers import build_mapper
+
+logger = logging.getLogger(__name__)
+# So many unreadable pictures in a row mean a wrong path, not a bad file.
+_MAX_UNREADABLE = 20
+
+
+class TrainLoader:
+    """An endless stream of batches (lists of mapped records) that can start anywhere."""
+
+    def __init__(
+        self,
+        records: list[dict],
+        mapper: Callable[[dict], dict],
+        sampler,
+        *,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        group_by_aspect: bool = False,
+    ):
+        """
+        Args:
+            sampler: endless iterable of indices into `records`, the same on each iteration.
+            batch_size: of this process, one forward pass.
+            group_by_aspect: batches hold either wide or tall pictures, to pad less.
+        """
+        self.dataset = _SeededDataset(DatasetFromList(records, copy=False), mapper, seed)
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.wide = [r.get("width", 0) > r.get("height", 0) for r in records]
+        self.group_by_aspect = group_by_aspect
+        self.position = 0
+
+    def seek(self, batch: int) -> None:
+        """Make the next iteration start with batch number `batch`."""
+        self.position = batch
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        batches = itertools.islice(self._batches(), self.position, None)
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=batches,
+                num_workers=self.num_workers,
+                collate_fn=_as_is,
+                pin_memory=torch.cuda.is_available(),
+                # Its own generator: the loader must not draw from the one dropout uses.
+                generator=torch.Generator(),
+            )
+        )
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        """Lists of (position in the stream, index of the record)."""
+        buckets: tuple[list, list] = ([], [])
+        for position, index in enumerate(self.sampler):
+            bucket = buckets[self.wide[index] if self.group_by_aspect else 0]
+            bucket.append((position, index))
+            if len(bucket) == self.batch_size:
+                yield bucket[:]
+                bucket.clear()
+
+
+class _SeededDataset(Dataset):
+    def __init__(self, records: DatasetFromList, mapper: Callable[[dict], dict], seed: int):
+        self.records = records
+        self.mapper = mapper
+        self.seed = seed
+        self.rank = comm.get_rank()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict:
+        position, index = place
+        before = random.getstate(), np.random.get_state()
+        words = np.random.SeedSequence([self.seed, self.rank, position]).generate_state(4)
+        random.seed(words.tobytes())
+        np.random.seed(words)
+        try:
+            return self._first_readable(index)
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+    def _first_readable(self, index: int) -> dict:
+        for step in range(_MAX_UNREADABLE):
+            record = self.records[(index + step) % len(self.records)]
+            try:
+                return self.mapper(record)
+            except ImageReadError as error:
+                logger.warning("Skipped in training: %s", error)
+                last = error
+        raise ImageReadError(
+            f"{_MAX_UNREADABLE} records in a row cannot be read, the last: {last}; "
+            "is DETECTRON2_DATASETS right?"
+        ) from last
+
+
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict], dict] | None = None, seed: int = 0
+) -> TrainLoader:
+    """The training stream of this process.
+
+    One batch is one forward pass: SOLVER.IMS_PER_BATCH / processes / ACCUMULATION_STEPS pictures.
+
+    Raises:
+        ValueError: the batch does not divide, or the sampler is unknown.
+        KeyError: an unregistered dataset.
+    """
+    records = load_records(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    return TrainLoader(
+        records,
+        mapper or build_mapper(cfg, is_train=True),
+        _train_sampler(cfg, records, seed),
+        batch_size=_micro_batch_size(cfg),
+        seed=seed,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )
+
+
+def build_test_loader(
+    cfg: CfgNode, name: str, mapper: Callable[[dict], dict] | None = None
+) -> DataLoader:
+    """Every record of dataset `name` once, shared out to the processes, one per batch.
+
+    Raises:
+        KeyError: an unregistered dataset.
+    """
+    return build_detectron2_test_loader(
+        load_records([name]),
+        mapper=mapper or build_mapper(cfg, is_train=False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
+    """Records of all datasets.
+
+    Args:
+        filter_empty: leave out pictures whose instance annotations are empty or all crowds.
+
+    Raises:
+        KeyError: an unregistered dataset, with those that are.
+        ValueError: no dataset at all.
+    """
+    if not names:
+        raise ValueError("no dataset: set DATASETS.TRAIN and DATASETS.TEST")
+    missing = [name for name in names if name not in DatasetCatalog.list()]
+    if missing:
+        raise KeyError(
+            f"dataset {missing[0]!r} is not registered; describe it in a file named by "
+            "DATASETS.DEFINITIONS (see datasets/README.md), or, for the built-in scenes, run "
+            "python datasets/make_scenes.py"
+        )
+    return get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
+
+
+def _micro_batch_size(cfg: CfgNode) -> int:
+    processes, steps = comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
+    size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, processes * steps)
+    if rest or size < 1:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} must be a multiple of "
+            f"{processes} processes x SOLVER.ACCUMULATION_STEPS={steps}"
+        )
+    return size
+
+
+def _train_sampler(cfg: CfgNode, records: list[dict], seed: int):
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return TrainingSampler(len(records), seed=seed)
+    if name == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+        )
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN={name!r} is neither TrainingSampler "
+        "nor RepeatFactorTrainingSampler"
+    )
+
+
+def _as_is(batch: list) -> list:
+    return batch
