@@ -17,7 +17,7 @@ DETECTRON2_NEEDS = [
     "matplotlib",
     "omegaconf>=2.1,<2.4",
     "packaging",
-    "Pillow>=9.4",
+    "Pillow>=10.1",
     "pycocotools>=2.0.7",
     "setuptools<81",  # detectron2.model_zoo imports pkg_resources, removed in 82
     "tabulate",

@@ -1,0 +1,144 @@
+"""From scenes to files: images, label maps, COCO annotations, statistics.
+
+Label id i of the vocabulary is category i + 1 of the annotations and value i of the label maps.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scenegen.render import render
+from scenegen.vocabulary import Vocabulary
+from scenegen.world import World, sample_world
+
+SPLITS = ("train", "val")
+MIN_AREA = 0.004  # share of the image; what is left of a part below this is unlabelled
+
+
+def ignore_label(num_labels: int) -> int:
+    """Value of unlabelled pixels in the label maps: 255 in 8 bits, 65535 in 16."""
+    return 255 if num_labels <= 255 else 65535
+
+
+def make_example(
+    vocabulary: Vocabulary, seed: int, split: str, index: int, size: int
+) -> tuple[World, np.ndarray, np.ndarray]:
+    """Scene number `index` of a split: it depends on nothing but these arguments.
+
+    Returns:
+        The world; image (size, size, 3) uint8; parts (size, size) int32 as `render` numbers
+        them, small ones made 0.
+    """
+    world = sample_world(vocabulary, np.random.default_rng([seed, SPLITS.index(split), index]))
+    image, parts = render(world, size)
+    areas = np.bincount(parts.ravel(), minlength=1 + len(world.bands) + len(world.things))
+    parts[(areas < MIN_AREA * size * size)[parts]] = 0
+    return world, image, parts
+
+
+def write_example(
+    index: int, *, root: Path, vocabulary: Vocabulary, seed: int, split: str, size: int
+) -> tuple[dict, dict, list[dict]]:
+    """Write the image and both maps of one scene.
+
+    Returns:
+        The COCO records: image, panoptic annotation, instance annotations (ids not yet set).
+    """
+    # Lazy: what only reads scenes or draws them does without it.
+    from pycocotools import mask as rle
+
+    world, image, parts = make_example(vocabulary, seed, split, index, size)
+    ignored = ignore_label(len(vocabulary.labels))
+    semantic = np.full(parts.shape, ignored, np.uint8 if ignored == 255 else np.uint16)
+    panoptic = np.zeros(parts.shape, np.int32)
+    segments, instances = [], []
+    for part, element in enumerate((*world.bands, *world.things), start=1):
+        mask = parts == part
+        if not mask.any():
+            continue
+        segment = {
+            "category_id": element.label + 1,
+            "area": int(mask.sum()),
+            "bbox": _box(mask),
+            "iscrowd": 0,
+        }
+        # The label is in the two upper bytes, so that the PNG is not all black to the eye.
+        number = (element.label + 1) * 256 + part
+        segments.append({"id": number, **segment})
+        semantic[mask] = element.label
+        panoptic[mask] = number
+        if vocabulary.labels[element.label].is_thing:
+            code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+            code = {"size": [size, size], "counts": code["counts"].decode("ascii")}
+            instances.append({"image_id": index, "segmentation": code, **segment})
+    name = f"{index:06d}"
+    _save(image, root / split / f"{name}.jpg", quality=95)
+    rgb = np.stack([panoptic % 256, panoptic // 256 % 256, panoptic // 65536], axis=-1)
+    _save(rgb.astype(np.uint8), root / f"panoptic_{split}" / f"{name}.png")
+    _save(semantic, root / f"semantic_{split}" / f"{name}.png")
+    record = {"id": index, "file_name": f"{name}.jpg", "height": size, "width": size}
+    annotation = {"image_id": index, "file_name": f"{name}.png", "segments_info": segments}
+    return record, annotation, instances
+
+
+def write_annotations(
+    root: Path,
+    split: str,
+    vocabulary: Vocabulary,
+    examples: Iterable[tuple[dict, dict, list[dict]]],
+) -> dict:
+    """Write the COCO panoptic and instance json of one split.
+
+    Returns:
+        Statistics: images, labels per image, and in how many images each label is (most frequent
+        first, all labels).
+    """
+    images, annotations, instances = [], [], []
+    for record, annotation, found in examples:
+        images.append(record)
+        annotations.append(annotation)
+        # From 1 on: COCO's evaluation takes 0 for "no match".
+        instances += [{"id": len(instances) + i, **x} for i, x in enumerate(found, start=1)]
+    categories = [
+        {"id": i, "name": x.name, "isthing": int(x.is_thing), "color": list(x.colour)}
+        for i, x in enumerate(vocabulary.labels, start=1)
+    ]
+    things = [category for category in categories if category["isthing"]]
+    folder = root / "annotations"
+    panoptic = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(folder / f"panoptic_{split}.json", panoptic)
+    content = {"images": images, "annotations": instances, "categories": things}
+    write_json(folder / f"instances_{split}.json", content)
+    present = [{s["category_id"] for s in a["segments_info"]} for a in annotations]
+    counts = Counter(category for labels in present for category in labels)
+    by_count = sorted(categories, key=lambda category: -counts[category["id"]])
+    sizes = [len(labels) for labels in present]
+    return {
+        "images": len(images),
+        "instances": len(instances),
+        "labels_per_image": {"mean": round(float(np.mean(sizes)), 3), "max": max(sizes)},
+        "label_frequencies": {c["name"]: counts[c["id"]] for c in by_count},
+    }
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a json file whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _save(pixels: np.ndarray, path: Path, **options) -> None:
+    Image.fromarray(pixels).save(path, **options)
+
+
+def _box(mask: np.ndarray) -> list[int]:
+    """COCO box of a mask that is not empty: x, y, width, height."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]

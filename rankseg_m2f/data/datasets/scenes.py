@@ -1,0 +1,73 @@
+"""The built-in scenes of datasets/make_scenes.py under their names."""
+
+import json
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+
+from rankseg_m2f.data.datasets.register import (
+    register_coco_instances,
+    register_coco_panoptic,
+    register_semantic_folder,
+)
+
+SPLITS = ("train", "val")
+
+
+def register_scenes(root: str | Path) -> list[str]:
+    """Register scenes_{panoptic,semantic,instance}_{train,val} if they have been made.
+
+    Args:
+        root: folder that holds the scenes.
+
+    Returns:
+        The names registered; empty when the folder has no finished scenes.
+
+    Raises:
+        ValueError: its scenes.json is broken.
+        FileNotFoundError: annotations are missing.
+    """
+    root = Path(root)
+    # Written last, so its presence says that all the rest is there.
+    finished = root / "scenes.json"
+    if not finished.is_file():
+        return []
+    ignore_label = _ignore_label(finished)
+    names = []
+    for split in SPLITS:
+        panoptic, semantic, instance = (
+            f"scenes_{kind}_{split}" for kind in ("panoptic", "semantic", "instance")
+        )
+        images, label_maps = str(root / split), str(root / f"semantic_{split}")
+        instances = str(root / "annotations" / f"instances_{split}.json")
+        register_coco_panoptic(
+            panoptic,
+            image_root=images,
+            panoptic_root=str(root / f"panoptic_{split}"),
+            panoptic_json=str(root / "annotations" / f"panoptic_{split}.json"),
+            semantic_root=label_maps,
+            instances_json=instances,
+            ignore_label=ignore_label,
+        )
+        labels = MetadataCatalog.get(panoptic)
+        register_semantic_folder(
+            semantic,
+            image_root=images,
+            label_root=label_maps,
+            classes=labels.stuff_classes,
+            ignore_label=ignore_label,
+            colours=labels.stuff_colors,
+        )
+        register_coco_instances(instance, image_root=images, instances_json=instances)
+        names += [panoptic, semantic, instance]
+    return names
+
+
+def _ignore_label(finished: Path) -> int:
+    try:
+        return int(json.loads(finished.read_text(encoding="utf-8"))["ignore_label"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{finished} has no ignore_label; make the scenes again with "
+            "datasets/make_scenes.py --force"
+        ) from error
