@@ -1,0 +1,110 @@
+"""Segment photos: demo/demo.py --config-file X.yaml --input photos --output out --opts ..."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from PIL import Image
+from tqdm import tqdm
+from visualise import Labels, draw_ranking, draw_regions, regions_of, scaled_to_fit, side_by_side
+
+from rankseg_m2f.data.images import ImageReadError, read_image
+from rankseg_m2f.engine.main import load_config
+from rankseg_m2f.engine.predictor import Predictor
+
+# Longer sides of the pictures written, pixels; thin pictures are not blown up without bound.
+_LONG_SIDE = 512, 1600
+
+
+def main() -> int:
+    args = parse()
+    files = find_inputs(args.input)
+    if not files:
+        raise SystemExit(f"no file to read in {', '.join(args.input)}")
+    cfg = load_config(args.config_file, args.opts)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    predictor = Predictor(cfg, args.trust_checkpoint, args.allow_partial)
+    labels = Labels(MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__none"))
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    failed, taken = [], set()
+    for file in tqdm(files, unit="photo"):
+        try:
+            image = read_image(file)
+        except ImageReadError as error:
+            failed.append(str(error))
+            tqdm.write(f"not read: {error}")
+            continue
+        picture = portray(image, predictor(image), labels, args.min_score, args.top)
+        picture.save(folder / free_name(file, taken))
+    print(f"{len(files) - len(failed)} of {len(files)} photos segmented, see {folder}")
+    if failed:
+        print(f"{len(failed)} could not be read (named above)")
+    return int(len(failed) == len(files))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--input", nargs="+", required=True, help="photos, folders or patterns")
+    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--min-score", type=float, default=0.5, help="instances to show")
+    parser.add_argument("--top", type=int, default=20, help="labels in the ranking")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle without limits")
+    parser.add_argument("--allow-partial", action="store_true", help="accept incomplete weights")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ..., MODEL.WEIGHTS first"
+    )
+    return parser.parse_args()
+
+
+def find_inputs(inputs: list[str]) -> list[Path]:
+    """Files named, files of folders (one level), matches of patterns; in that order."""
+    files = []
+    for entry in inputs:
+        path = Path(entry)
+        if path.is_dir():
+            files += sorted(path.iterdir())
+        elif any(c in entry for c in "*?[") and not path.exists():
+            files += sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        else:
+            files.append(path)
+    return files
+
+
+def portray(
+    image: np.ndarray, result: dict, labels: Labels, min_score: float, top: int
+) -> Image.Image:
+    """Regions over the picture; with RankSeg the label ranking to its right."""
+    scale = scaled_to_fit(image, *_LONG_SIDE)
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    regions = regions_of(result, labels, min_score)
+    for region in regions:
+        region.mask = np.asarray(Image.fromarray(region.mask).resize(size, Image.NEAREST))
+    picture = draw_regions(np.asarray(Image.fromarray(image).resize(size)), regions, labels)
+    if "label_scores" not in result:
+        return picture
+    chart = draw_ranking(
+        result["label_scores"].cpu().numpy(),
+        result["label_ranking"].cpu().numpy(),
+        labels,
+        (380, max(picture.height, 320)),
+        top=top,
+    )
+    return side_by_side([picture, chart])
+
+
+def free_name(file: Path, taken: set[str]) -> str:
+    """A PNG name no other input of this run has."""
+    name = f"{file.stem}.png"
+    if name in taken:
+        name = f"{file.name}.png"
+    taken.add(name)
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Evaluation of a model on every test dataset of a config."""
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import nn
+
+from rankseg_m2f.data.loader import build_test_loader
+from rankseg_m2f.evaluation.build import build_evaluator
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
+    """Metrics on DATASETS.TEST, printed as tables that paste into a spreadsheet.
+
+    Returns:
+        By task, or by dataset and task if there are several datasets; on the main process.
+    """
+    results = OrderedDict()
+    for name in cfg.DATASETS.TEST:
+        folder = Path(cfg.OUTPUT_DIR) / "inference" / name
+        found = inference_on_dataset(
+            model, build_test_loader(cfg, name), build_evaluator(cfg, name, str(folder))
+        )
+        if comm.is_main_process():
+            logger.info("Results on %s:", name)
+            print_csv_format(found)
+            results[name] = found
+    return next(iter(results.values())) if len(results) == 1 else results

@@ -1,0 +1,139 @@
+"""Command line, set-up and launch; the one module that imports everything, for registration."""
+
+from rankseg_m2f.engine.requirements import check_requirements
+
+check_requirements()
+
+import argparse
+import logging
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
+from rankseg_m2f.config import Config, get_cfg
+from rankseg_m2f.data.datasets.register import register_definitions
+from rankseg_m2f.data.datasets.scenes import register_scenes
+from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's flags and ours."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="unpickle MODEL.WEIGHTS without restriction; it may run any code",
+    )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="evaluate although the checkpoint lacks parts of the model",
+    )
+    return parser
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register the built-in scenes, if made, and the datasets of DATASETS.DEFINITIONS."""
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    register_scenes(root / "scenes")
+    register_definitions(cfg.DATASETS.DEFINITIONS)
+
+
+def load_config(config_file: str, overrides: list[str]) -> Config:
+    """The frozen config of a file and KEY VALUE overrides, its datasets registered.
+
+    Raises:
+        FileNotFoundError: no such config.
+    """
+    cfg = get_cfg()
+    if config_file:
+        if not Path(config_file).is_file():
+            raise FileNotFoundError(f"config {config_file} does not exist")
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(overrides)
+    cfg.freeze()
+    register_datasets(cfg)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> OrderedDict | None:
+    """Train, or evaluate with --eval-only; runs in every process.
+
+    Returns:
+        Metrics on the main process when evaluating.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
+    default_setup(cfg, args)
+    if args.eval_only:
+        return evaluate_weights(cfg, args)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.run()
+    return None
+
+
+def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
+    """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
+    model = build_model(cfg)
+    checkpointer = Checkpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        trust=args.trust_checkpoint,
+        allow_partial=args.allow_partial,
+        for_evaluation=True,
+    )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = evaluate(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def run() -> None:
+    """Entry point of train_net.py: one process, one per GPU, or one of torchrun's."""
+    args = argument_parser().parse_args()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        join_torchrun()
+        main(args)
+        torch.distributed.destroy_process_group()
+        return
+    if torch.cuda.is_available():
+        found = torch.cuda.device_count()
+        if args.num_gpus > found:
+            raise SystemExit(f"--num-gpus {args.num_gpus}: this machine has {found}")
+    elif args.num_gpus > 1:
+        # Without a GPU the processes share the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // args.num_gpus)))
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def join_torchrun() -> None:
+    """Join the process group that torchrun's environment describes."""
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))

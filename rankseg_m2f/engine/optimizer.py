@@ -1,0 +1,108 @@
+"""Parameter groups as a list of rules, the optimizer, gradient clipping."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import maybe_add_gradient_clipping
+from torch import Tensor, nn
+
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Sets or scales the settings of the parameters it matches; later rules win.
+
+    Attributes:
+        pattern: regular expression searched in the parameter's full name.
+        modules: types of the module that owns the parameter; None is any.
+        multiplier: key under SOLVER of a factor on the learning rate.
+        decay: key under SOLVER of the weight decay, or the weight decay.
+    """
+
+    pattern: str = ""
+    modules: tuple[type, ...] | None = None
+    multiplier: str | None = None
+    decay: str | float | None = None
+
+    def matches(self, name: str, module: nn.Module) -> bool:
+        """Whether the rule is about parameter `name` of `module`."""
+        fits = self.modules is None or isinstance(module, self.modules)
+        return fits and re.search(self.pattern, name) is not None
+
+
+RULES = (
+    Rule(r"^backbone\.", multiplier="BACKBONE_MULTIPLIER"),
+    Rule(r"^ml_head\.", multiplier="MLHEAD_MULTIPLIER"),
+    Rule(r"relative_position_bias_table$|absolute_pos_embed$", decay=0.0),
+    Rule(modules=_NORMS, decay="WEIGHT_DECAY_NORM"),
+    # The temperature is no nn.LayerNorm here, but is what LayerNorm weights are in official code.
+    Rule(r"^ml_norm\.", decay="WEIGHT_DECAY_NORM"),
+    Rule(modules=(nn.Embedding,), decay="WEIGHT_DECAY_EMBED"),
+    Rule(r"^ml_head\.cls_emb$", decay="WEIGHT_DECAY_LABEL_EMBED"),
+)
+
+
+def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
+    """Trainable parameters of `model`, one group for each pair of learning rate and decay."""
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, module, parameter in _trainable(model):
+        rate, decay = cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY
+        for rule in RULES:
+            if not rule.matches(name, module):
+                continue
+            if rule.multiplier is not None:
+                rate *= cfg.SOLVER[rule.multiplier]
+            value = cfg.SOLVER[rule.decay] if isinstance(rule.decay, str) else rule.decay
+            decay = decay if value is None else value
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": members, "lr": rate, "weight_decay": decay}
+        for (rate, decay), members in groups.items()
+    ]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """SOLVER.OPTIMIZER over `parameter_groups`.
+
+    Raises:
+        ValueError: an unknown optimizer.
+    """
+    groups, node = parameter_groups(cfg, model), cfg.SOLVER
+    if node.OPTIMIZER == "ADAMW":
+        optimizer = torch.optim.AdamW(groups, node.BASE_LR)
+    elif node.OPTIMIZER == "SGD":
+        optimizer = torch.optim.SGD(
+            groups, node.BASE_LR, momentum=node.MOMENTUM, nesterov=node.NESTEROV
+        )
+    else:
+        raise ValueError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} is neither ADAMW nor SGD")
+    if max_gradient_norm(cfg) is None:
+        optimizer = maybe_add_gradient_clipping(cfg, optimizer)
+    return optimizer
+
+
+def max_gradient_norm(cfg: CfgNode) -> float | None:
+    """Norm to which the gradient of the whole model is clipped; None: it is not."""
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    whole = node.ENABLED and node.CLIP_TYPE == "full_model" and node.CLIP_VALUE > 0
+    return node.CLIP_VALUE if whole else None
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Each trainable parameter once, with its name and owner."""
+    seen = set()
+    for prefix, module in model.named_modules():
+        for short, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                yield f"{prefix}.{short}" if prefix else short, module, parameter

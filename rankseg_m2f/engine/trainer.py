@@ -1,0 +1,163 @@
+"""The training loop: Detectron2's hooks around one step of ours."""
+
+import contextlib
+import logging
+import time
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine.defaults import default_writers
+from detectron2.modeling import build_model
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.utils import comm
+
+from rankseg_m2f.data.loader import build_train_loader
+from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.optimizer import build_optimizer, max_gradient_norm
+
+logger = logging.getLogger(__name__)
+_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Trainer(TrainerBase):
+    """Trains a config.
+
+    A step depends on (seed, iteration, process) and the restored state alone, so a run that was
+    killed and resumed ends with the weights of one that was not.
+    """
+
+    def __init__(self, cfg: CfgNode, seed: int, trust_checkpoint: bool = False):
+        """
+        Args:
+            seed: of data order, augmentation, dropout and point sampling.
+            trust_checkpoint: unpickle MODEL.WEIGHTS without restriction.
+        """
+        super().__init__()
+        self.cfg = cfg
+        self.seed = seed
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        self.optimizer = build_optimizer(cfg, model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.steps = cfg.SOLVER.ACCUMULATION_STEPS
+        self.max_norm = max_gradient_norm(cfg)
+        self.amp_dtype = _amp_dtype(cfg)
+        # Disabled it passes everything through.
+        self.scaler = torch.amp.GradScaler(
+            model.device.type, enabled=self.amp_dtype is torch.float16
+        )
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
+        )
+        on_gpu = model.device.type == "cuda"
+        self.model = create_ddp_model(
+            model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
+        )
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase]:
+        """Timing, schedule, checkpoints, evaluation, logs; in this order after each step."""
+        cfg = self.cfg
+        built = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if comm.is_main_process():
+            built.append(
+                hooks.PeriodicCheckpointer(
+                    self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER
+                )
+            )
+        if cfg.DATASETS.TEST:
+            built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate(cfg, self.model)))
+        if comm.is_main_process():
+            writers = default_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
+            built.append(hooks.PeriodicWriter(writers, period=20))
+        return built
+
+    def resume_or_load(self, resume: bool) -> None:
+        """Load MODEL.WEIGHTS, or if `resume` the last checkpoint of OUTPUT_DIR if there is one."""
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
+
+    def run(self) -> None:
+        """Train from where `resume_or_load` left off to SOLVER.MAX_ITER."""
+        # The seed of a resumed run is known only now.
+        loader = build_train_loader(self.cfg, seed=self.seed)
+        loader.seek(self.start_iter * self.steps)
+        self.batches = iter(loader)
+        self.model.train()
+        super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+
+    def run_step(self) -> None:
+        """One optimizer step over ACCUMULATION_STEPS batches."""
+        seed_step(self.seed, self.iter, comm.get_rank())
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, torch.Tensor] = {}
+        data_time = 0.0
+        for step in range(self.steps):
+            start = time.perf_counter()
+            batch = next(self.batches)
+            data_time += time.perf_counter() - start
+            for name, loss in self.backward(batch, last=step == self.steps - 1).items():
+                totals[name] = totals.get(name, 0) + loss / self.steps
+        # Raises if a loss is not finite, before the weights are touched.
+        SimpleTrainer.write_metrics(totals, data_time, self.iter)
+        if self.max_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def backward(self, batch: list[dict], last: bool) -> dict[str, torch.Tensor]:
+        """Add the gradient of one batch; its losses, detached.
+
+        Args:
+            last: of the step; gradients of all processes are averaged then.
+        """
+        waiting = not last and comm.get_world_size() > 1
+        with self.model.no_sync() if waiting else contextlib.nullcontext():
+            with torch.autocast(
+                self.cfg.MODEL.DEVICE.split(":")[0],
+                dtype=self.amp_dtype,
+                enabled=self.amp_dtype is not None,
+            ):
+                losses = self.model(batch)
+            self.scaler.scale(sum(losses.values()) / self.steps).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def state_dict(self) -> dict:
+        """All a resumed run needs beside the weights."""
+        return {
+            **super().state_dict(),
+            "seed": self.seed,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        self.seed = state_dict["seed"]
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scaler.load_state_dict(state_dict["scaler"])
+
+
+def seed_step(seed: int, iteration: int, rank: int) -> None:
+    """Seed torch for one step as a function of its arguments."""
+    # Odd multipliers keep steps and processes apart in 63 bits.
+    mixed = seed * 0x9E3779B97F4A7C15 + iteration * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB
+    torch.manual_seed(mixed % (1 << 63))
+
+
+def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    name = cfg.SOLVER.AMP.DTYPE
+    if name not in _AMP_DTYPES:
+        raise ValueError(f"SOLVER.AMP.DTYPE={name!r} is none of {', '.join(_AMP_DTYPES)}")
+    if cfg.MODEL.DEVICE.startswith("cpu") and name == "float16":
+        logger.warning("Training in bfloat16: the CPU has no mixed precision in float16")
+        return torch.bfloat16
+    return _AMP_DTYPES[name]
