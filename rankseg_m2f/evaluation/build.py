@@ -1,0 +1,75 @@
+"""Which evaluators a dataset gets: a table."""
+
+import logging
+import os
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluators
+
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.evaluation.instance import InstanceEvaluator
+from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
+from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+
+logger = logging.getLogger(__name__)
+
+# Metadata's evaluator_type -> what the dataset's annotations can judge.
+EVALUATORS = {
+    "sem_seg": (SemanticEvaluator,),
+    "cityscapes_sem_seg": (SemanticEvaluator,),
+    "coco": (InstanceEvaluator,),
+    "coco_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
+    "ade20k_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
+    "cityscapes_panoptic_seg": (PanopticEvaluator, SemanticEvaluator),
+}
+# Keys of MODEL.MASK_FORMER.TEST that make the model give such results.
+SWITCHES = {
+    PanopticEvaluator: "PANOPTIC_ON",
+    SemanticEvaluator: "SEMANTIC_ON",
+    InstanceEvaluator: "INSTANCE_ON",
+}
+
+
+def build_evaluator(
+    cfg, dataset_name: str, output_dir: str | os.PathLike | None = None
+) -> DatasetEvaluators:
+    """Evaluators of what the dataset can judge and MODEL.MASK_FORMER.TEST switches on.
+
+    The labels of the multi-label head are always judged.
+
+    Args:
+        output_dir: where statistics per image and COCO results are written; None: nowhere.
+
+    Raises:
+        ValueError: the dataset's `evaluator_type` is not in `EVALUATORS`.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise ValueError(
+            f"dataset {dataset_name!r} has evaluator_type {kind!r}, but the table EVALUATORS of "
+            f"evaluation/build.py has only {', '.join(EVALUATORS)}; is the dataset registered "
+            "(DATASETS.DEFINITIONS)?"
+        )
+    switched_on = cfg.MODEL.MASK_FORMER.TEST
+    judged = [e for e in EVALUATORS[kind] if switched_on[SWITCHES[e]]]
+    if InstanceEvaluator in judged and metadata.get("json_file") is None:
+        logger.warning("Dataset %s has no instances json: no AP", dataset_name)
+        judged.remove(InstanceEvaluator)
+    if not judged:
+        logger.warning(
+            "Dataset %s judges nothing that MODEL.MASK_FORMER.TEST switches on; its %s would do",
+            dataset_name,
+            " or ".join(SWITCHES[e] for e in EVALUATORS[kind]),
+        )
+    # Read once: the annotations of a large dataset take seconds to parse.
+    truth = GroundTruth.of(dataset_name)
+    return DatasetEvaluators(
+        [
+            evaluator(dataset_name, output_dir)
+            if evaluator is InstanceEvaluator
+            else evaluator(dataset_name, output_dir, truth)
+            for evaluator in (*judged, MultiLabelEvaluator)
+        ]
+    )

@@ -1,0 +1,61 @@
+"""Multi-label classification: how well an image's labels are found and selected.
+
+Shapes: N images, K labels, κ selected labels.
+"""
+
+import numpy as np
+import torch
+
+from rankseg_m2f.evaluation.streaming import Statistics, StreamingEvaluator, sparse_rows
+from rankseg_m2f.rankseg import metrics
+
+
+class MultiLabelEvaluator(StreamingEvaluator):
+    """The multi-label head, from `label_scores` (K,) and `label_ranking` (κ,).
+
+    Results: mAP (over labels), image_AP (over images), recall and coverage of the κ selected
+    labels, in percent; and kappa. No coverage for datasets without maps. Nothing at all for models
+    without such a head.
+    """
+
+    output_key = "label_scores"
+    task = "labels"
+    kind = "labels"
+
+    def statistics(self, file_name: str, output: dict) -> Statistics:
+        """`scores` (K,) and `ranking` (κ,) as predicted; `label` and `pixels` of what is there."""
+        scores = output["label_scores"].float().cpu().numpy()
+        if len(scores) != self.truth.num_labels:
+            raise ValueError(
+                f"{file_name}: the model scores {len(scores)} labels, but dataset {self.name!r} "
+                f"has {self.truth.num_labels}"
+            )
+        label, pixels = self.truth.labels(file_name)
+        ranking = output["label_ranking"].cpu().numpy()
+        return {"scores": scores, "ranking": ranking, "label": label, "pixels": pixels}
+
+    def collect(self, images: list[Statistics]) -> Statistics:
+        """`scores` (N, K), `ranking` (N, κ), and rows of `image`, `label`, `pixels`."""
+        dense = {key: np.stack([image[key] for image in images]) for key in ("scores", "ranking")}
+        sparse = [{key: image[key] for key in ("label", "pixels")} for image in images]
+        return {**dense, **sparse_rows(sparse)}
+
+    def summarise(self, arrays: Statistics) -> dict[str, float]:
+        """Metrics from all images' scores."""
+        scores, ranking = (torch.from_numpy(arrays[key]) for key in ("scores", "ranking"))
+        image, label, pixels = (
+            torch.from_numpy(arrays[key]) for key in ("image", "label", "pixels")
+        )
+        presence = torch.zeros(scores.shape, dtype=torch.bool)
+        presence[image, label] = True
+        results = {
+            "mAP": metrics.class_map(scores, presence),
+            "image_AP": metrics.image_ap(scores, presence),
+            "recall": metrics.recall_at(ranking, presence),
+        }
+        if self.truth.has_maps:
+            areas = torch.zeros(scores.shape, dtype=torch.int64)
+            areas[image, label] = pixels
+            results["coverage"] = metrics.coverage(ranking, areas)
+        percent = {key: 100 * value.item() for key, value in results.items()}
+        return {**percent, "kappa": float(ranking.shape[1])}

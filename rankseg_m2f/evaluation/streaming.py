@@ -1,0 +1,116 @@
+"""What all our evaluators share: statistics per image, gathered, saved and then summed up.
+
+Metrics are computed from what is saved, so a paired bootstrap can redo them on any resample.
+"""
+
+import logging
+import os
+from abc import abstractmethod
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
+
+logger = logging.getLogger(__name__)
+Statistics = dict[str, np.ndarray]
+
+
+class StreamingEvaluator(DatasetEvaluator):
+    """Keeps a few numbers per image, never a prediction.
+
+    Attributes:
+        output_key: entry of the model's output that is evaluated; images without it are skipped.
+        task: key of the results.
+        kind: part of the file name of the saved statistics.
+    """
+
+    output_key: str
+    task: str
+    kind: str
+
+    def __init__(
+        self,
+        name: str,
+        output_dir: str | os.PathLike | None = None,
+        truth: GroundTruth | None = None,
+    ):
+        """
+        Args:
+            name: of the dataset.
+            output_dir: where `per_image_{kind}_{name}.npz` is written; None: nowhere.
+            truth: the dataset's; None: read from Detectron2's catalog.
+        """
+        self.name = name
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.truth = GroundTruth.of(name) if truth is None else truth
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: dict[str, Statistics] = {}
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take in the results of some images; `inputs` need `file_name`."""
+        for given, output in zip(inputs, outputs, strict=True):
+            if self.output_key in output:
+                # By file name: an image that two processes have seen counts once.
+                self._images[given["file_name"]] = self.statistics(given["file_name"], output)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Metrics over the images of all processes: {task: {metric: value}}; {} but on rank 0."""
+        gathered = comm.gather(self._images, dst=0)
+        if not comm.is_main_process():
+            return {}
+        images = {name: image for part in gathered for name, image in part.items()}
+        if not images:
+            logger.info("%s: no image has %s, nothing to evaluate", self.name, self.output_key)
+            return {}
+        # In order of names, so that no sum depends on the number of processes.
+        file_names = sorted(images)
+        arrays = self.collect([images[name] for name in file_names])
+        if self.output_dir is not None:
+            path = self.output_dir / f"per_image_{self.kind}_{self.name}.npz"
+            _save(path, {"file_names": np.array(file_names), **arrays})
+        return OrderedDict({self.task: self.summarise(arrays)})
+
+    @abstractmethod
+    def statistics(self, file_name: str, output: dict) -> Statistics:
+        """One image's numbers."""
+
+    def collect(self, images: list[Statistics]) -> Statistics:
+        """All images' numbers in the form in which they are saved."""
+        return sparse_rows(images)
+
+    @abstractmethod
+    def summarise(self, arrays: Statistics) -> dict[str, float]:
+        """Metrics from `collect`'s result."""
+
+
+def sparse_rows(images: list[Statistics]) -> Statistics:
+    """Concatenate 1-d fields; `image` says which of the images each row is of."""
+    rows = {key: np.concatenate([image[key] for image in images]) for key in images[0]}
+    lengths = [len(image["label"]) for image in images]
+    return {"image": np.repeat(np.arange(len(images)), lengths), **rows}
+
+
+def sum_by_label(arrays: Statistics, field: str, num_labels: int) -> np.ndarray:
+    """(K,) float64: a field's sum over all rows of each label."""
+    return np.bincount(arrays["label"], arrays[field], minlength=num_labels)
+
+
+def percent_of(values: np.ndarray) -> float:
+    """Mean in percent of what is not NaN; NaN when nothing is left."""
+    known = values[~np.isnan(values)]
+    return 100 * float(known.mean()) if known.size else float("nan")
+
+
+def _save(path: Path, arrays: Statistics) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(temporary, path)

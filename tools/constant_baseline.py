@@ -1,0 +1,127 @@
+"""Score the best constant prediction: what any model must beat.
+
+    python tools/constant_baseline.py --train NAME --test NAME [--config-file FILE] [--kappa N]
+
+Semantic: the label of most training pixels, everywhere. Panoptic: one segment of the stuff label
+of most training pixels. Labels: ranked by the number of training images that show them.
+
+Shapes: K labels, κ selected labels; h, w image size.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from tqdm import tqdm
+
+from rankseg_m2f.config import get_cfg
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
+from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+from rankseg_m2f.structures.predictions import SelectedScores
+
+
+def constant_baseline(
+    train_records: Sequence[dict],
+    test_records: Sequence[dict],
+    metadata: Metadata | Mapping,
+    kappa: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Metrics of the best constant prediction, by the evaluators that judge models.
+
+    Args:
+        train_records: Detectron2 dataset dicts from which labels are counted.
+        test_records: the same of the images to predict.
+        metadata: of both; from Detectron2's catalog or a dict of the same keys.
+        kappa: κ of recall and coverage; None: K.
+
+    Returns:
+        {task: {metric: value}} for "labels", for "sem_seg" when there are maps, and for
+        "panoptic_seg" when there are panoptic PNGs.
+    """
+    train = GroundTruth("train", train_records, metadata)
+    test = GroundTruth("test", test_records, metadata)
+    images, pixels = count_labels(train)
+    evaluators = [MultiLabelEvaluator("test", truth=test)]
+    if test.has_maps:
+        evaluators.append(SemanticEvaluator("test", truth=test))
+    if "pan_seg_file_name" in test_records[0]:
+        evaluators.append(PanopticEvaluator("test", truth=test))
+    labels = {
+        "label_scores": torch.from_numpy(images / len(train.file_names)),
+        "label_ranking": torch.from_numpy(np.argsort(-images, kind="stable")[:kappa]),
+    }
+    for file_name in tqdm(test.file_names, desc="test"):
+        prediction = dict(labels)
+        if test.has_maps:
+            prediction.update(constant_maps(pixels, test.thing_ids, test.size(file_name)))
+        for evaluator in evaluators:
+            evaluator.process([{"file_name": file_name}], [prediction])
+    results: dict[str, dict[str, float]] = {}
+    for evaluator in evaluators:
+        results.update(evaluator.evaluate())
+    return results
+
+
+def count_labels(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
+    """Images that show each label, and pixels of it: (K,) int64 each."""
+    images = np.zeros(truth.num_labels, dtype=np.int64)
+    pixels = np.zeros_like(images)
+    for file_name in tqdm(truth.file_names, desc=truth.name):
+        labels, areas = truth.labels(file_name)
+        images[labels] += 1
+        pixels[labels] += areas
+    return images, pixels
+
+
+def constant_maps(pixels: np.ndarray, thing_ids: set[int], size: tuple[int, int]) -> dict:
+    """One label everywhere, in the form of a model's result.
+
+    Args:
+        pixels: (K,) of each label; the most frequent one is taken, and for the panoptic segment
+            the most frequent stuff (or thing, where there is no stuff).
+        size: (h, w).
+    """
+    stuff = [i for i in range(len(pixels)) if i not in thing_ids] or range(len(pixels))
+    segment = {"id": 1, "isthing": False, "category_id": max(stuff, key=pixels.__getitem__)}
+    return {
+        "sem_seg": SelectedScores(torch.tensor([pixels.argmax()]), torch.ones(1, *size)),
+        "panoptic_seg": (torch.ones(size, dtype=torch.int32), [segment]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", required=True, help="registered dataset to count labels in")
+    parser.add_argument("--test", required=True, help="registered dataset to predict")
+    parser.add_argument("--config-file", help="config whose datasets are registered")
+    parser.add_argument("--kappa", type=int, help="labels selected (default: TOPK, else all)")
+    arguments = parser.parse_args()
+
+    # Only the command line needs datasets registered, and with them the whole engine.
+    from rankseg_m2f.engine.main import register_datasets
+
+    cfg = get_cfg()
+    if arguments.config_file:
+        cfg.merge_from_file(arguments.config_file)
+    register_datasets(cfg)
+    results = constant_baseline(
+        DatasetCatalog.get(arguments.train),
+        DatasetCatalog.get(arguments.test),
+        MetadataCatalog.get(arguments.test),
+        arguments.kappa or cfg.MODEL.RANKSEG.TOPK or None,
+    )
+    # Metrics of single labels have a dash in their names.
+    short = {
+        task: {key: round(value, 4) for key, value in metrics.items() if "-" not in key}
+        for task, metrics in results.items()
+    }
+    print(json.dumps(short, indent=2))
+
+
+if __name__ == "__main__":
+    main()
