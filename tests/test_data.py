@@ -175,7 +175,7 @@ def test_mapper_and_dataset_must_fit(made):
 def test_evaluation_reads_ground_truth_for_the_oracle_alone(made, kind):
     mapper = next(m for m, k in KIND_OF.items() if k == kind)
     dataset = made()(kind)
-    cfg = config(dataset, mapper, MODEL__RANKSEG__FLAG=True)
+    cfg = config(dataset, mapper)
     sample = next(iter(build_test_loader(cfg, dataset)))[0]
     assert "instances" not in sample
     assert sample["image"].shape == (3, 40, 60) and (sample["height"], sample["width"]) == (40, 60)

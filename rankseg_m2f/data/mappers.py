@@ -131,7 +131,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> ImageMapper:
     }
     if not is_train:
         rankseg = cfg.MODEL.RANKSEG
-        oracle = rankseg.FLAG and (rankseg.USE_GT or rankseg.USE_GT_EVAL)
+        oracle = rankseg.USE_GT or rankseg.USE_GT_EVAL
         return ImageMapper(
             augmentations=resize_for_test(cfg),
             read_truth=any_truth if oracle else None,

@@ -1,5 +1,6 @@
 """Evaluation of a model on every test dataset of a config."""
 
+import json
 import logging
 from collections import OrderedDict
 from pathlib import Path
@@ -10,13 +11,14 @@ from detectron2.utils import comm
 from torch import nn
 
 from rankseg_m2f.data.loader import build_test_loader
+from rankseg_m2f.engine.weights_file import replacing
 from rankseg_m2f.evaluation.build import build_evaluator
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
-    """Metrics on DATASETS.TEST, printed as tables that paste into a spreadsheet.
+    """Metrics on DATASETS.TEST, logged and written to OUTPUT_DIR/inference/NAME/results.json.
 
     Returns:
         By task, or by dataset and task if there are several datasets; on the main process.
@@ -31,4 +33,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
             logger.info("Results on %s:", name)
             print_csv_format(found)
             results[name] = found
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / "results.json") as path:
+                path.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return next(iter(results.values())) if len(results) == 1 else results

@@ -110,6 +110,8 @@ def run() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun()
         main(args)
+        # A process that leaves early would abort the others' last messages.
+        comm.synchronize()
         torch.distributed.destroy_process_group()
         return
     if torch.cuda.is_available():

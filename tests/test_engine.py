@@ -1,0 +1,302 @@
+"""Optimizer rules, the training step, resuming, several processes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from golden import load_case
+from torch import nn
+
+from rankseg_m2f.engine.main import argument_parser, load_config
+from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
+from rankseg_m2f.engine.trainer import Trainer, seed_step
+
+DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
+# A model and pictures so small that a step takes a fraction of a second.
+SETTINGS = {
+    "SOLVER.IMS_PER_BATCH": "4",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "64",
+    "INPUT.CROP.SIZE": "(48,48)",
+    "INPUT.MIN_SIZE_TRAIN": "(48,64)",
+    "INPUT.MIN_SIZE_TEST": "48",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": "8",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": "1",
+    "MODEL.DEVICE": "cpu",
+}
+SMALL = [word for pair in SETTINGS.items() for word in pair]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """A folder for $DETECTRON2_DATASETS with a few small scenes."""
+    sys.path.insert(0, str(ROOT / "datasets"))
+    from make_scenes import make_scenes
+
+    root = tmp_path_factory.mktemp("data")
+    make_scenes(root / "scenes", train=24, val=6, size=48, jobs=1)
+    return root
+
+
+def command(scenes, output, *extra, launcher=()):
+    """Arguments and environment of a train_net.py run."""
+    arguments = [sys.executable, "-W", "ignore", *launcher, "train_net.py"]
+    arguments += ["--config-file", str(DEMO)]
+    flags = [a for a in extra if a.startswith("--")]
+    values = [a for a in extra if not a.startswith("--")]
+    if "--num-gpus" in flags:
+        values, flags = values[1:], [*flags, values[0]]
+        # A free port each time: tests may run side by side.
+        flags += ["--dist-url", "auto"]
+    arguments += [*flags, *SMALL, "OUTPUT_DIR", str(output), *values]
+    environment = {"DETECTRON2_DATASETS": str(scenes), "OMP_NUM_THREADS": "1"}
+    return {"args": arguments, "cwd": ROOT, "env": {**_clean_environment(), **environment}}
+
+
+def _clean_environment():
+    return {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "RANK"))}
+
+
+def run(scenes, output, *extra, launcher=()):
+    done = subprocess.run(
+        **command(scenes, output, *extra, launcher=launcher),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def small_config(scenes, output, monkeypatch, *extra):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    return load_config(str(DEMO), [*SMALL, "OUTPUT_DIR", str(output), *extra])
+
+
+def official_settings(cfg, name, module):
+    """(learning rate, weight decay) by the official recipe, written out."""
+    node = cfg.SOLVER
+    rate = node.BASE_LR
+    if "backbone" in name:
+        rate *= node.BACKBONE_MULTIPLIER
+    if "ml_head" in name:
+        rate *= node.MLHEAD_MULTIPLIER
+    decay = node.WEIGHT_DECAY
+    if "relative_position_bias_table" in name or "absolute_pos_embed" in name:
+        decay = 0.0
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)) or name.startswith(
+        "ml_norm."
+    ):
+        decay = node.WEIGHT_DECAY_NORM
+    if isinstance(module, nn.Embedding):
+        decay = node.WEIGHT_DECAY_EMBED
+    return rate, decay
+
+
+@pytest.mark.parametrize("case", ["image_swin_rankseg_kappaK", "image_r50_rankseg"])
+def test_every_parameter_has_the_official_settings(case):
+    cfg = load_case(case).cfg.clone()
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.05, 0.01
+    cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.MLHEAD_MULTIPLIER = 0.1, 0.5
+    model = build_model(cfg)
+    settings = {
+        parameter: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(cfg, model)
+        for parameter in group["params"]
+    }
+    assert len(settings) == sum(p.requires_grad for p in model.parameters())
+    for prefix, module in model.named_modules():
+        for short, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                name = f"{prefix}.{short}"
+                assert settings[parameter] == official_settings(cfg, name, module), name
+
+
+def test_every_rule_matches_something():
+    cfg = load_case("image_swin_rankseg_kappaK").cfg.clone()
+    cfg.MODEL.SWIN.APE = True
+    model = build_model(cfg)
+    for rule in RULES:
+        matched = [
+            name
+            for prefix, module in model.named_modules()
+            for name, _ in module.named_parameters(prefix, recurse=False)
+            if rule.matches(name, module)
+        ]
+        assert matched, rule
+
+
+def test_label_embeddings_can_be_spared_decay():
+    cfg = load_case("image_r50_rankseg").cfg.clone()
+    model = build_model(cfg)
+    for value, expected in ((None, cfg.SOLVER.WEIGHT_DECAY), (0.0, 0.0)):
+        cfg.SOLVER.WEIGHT_DECAY_LABEL_EMBED = value
+        for group in parameter_groups(cfg, model):
+            if any(p is model.ml_head.cls_emb for p in group["params"]):
+                assert group["weight_decay"] == expected
+
+
+def test_optimizers_and_clipping():
+    cfg = load_case("image_r50_rankseg").cfg.clone()
+    model = build_model(cfg)
+    for name, kind in (("ADAMW", torch.optim.AdamW), ("SGD", torch.optim.SGD)):
+        cfg.SOLVER.OPTIMIZER = name
+        assert isinstance(build_optimizer(cfg, model), kind)
+    cfg.SOLVER.OPTIMIZER = "LION"
+    with pytest.raises(ValueError, match="LION"):
+        build_optimizer(cfg, model)
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    node.ENABLED, node.CLIP_TYPE, node.CLIP_VALUE = True, "full_model", 0.01
+    assert max_gradient_norm(cfg) == 0.01
+    node.CLIP_TYPE = "norm"
+    assert max_gradient_norm(cfg) is None
+
+
+def test_steps_and_processes_draw_different_numbers():
+    drawn = set()
+    for seed in (0, 1):
+        for iteration in (0, 1, 10**6):
+            for rank in (0, 1):
+                seed_step(seed, iteration, rank)
+                drawn.add(torch.rand(1).item())
+    assert len(drawn) == 12
+
+
+class OneWeight(nn.Module):
+    """Loss = weight x number of the batch."""
+
+    def __init__(self, value=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(value))
+
+    def forward(self, batch):
+        return {"loss": self.weight * batch}
+
+
+def stubbed(cfg, model, batches):
+    """A trainer of `cfg` whose model and data are replaced."""
+    trainer = Trainer(cfg, seed=0)
+    trainer.model = model
+    trainer.optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    trainer.batches = iter(batches)
+    return trainer
+
+
+def test_accumulation_averages_and_clipping_limits(scenes, tmp_path, monkeypatch):
+    cfg = small_config(scenes, tmp_path, monkeypatch, "SOLVER.ACCUMULATION_STEPS", "2")
+    model = OneWeight()
+    trainer = stubbed(cfg, model, [0.1, 0.5, 30.0, 50.0])
+    with EventStorage() as storage:
+        trainer.run_step()
+        # (0.1 + 0.5) / 2, below the norm of 1 that the config clips to.
+        assert model.weight.item() == pytest.approx(1 - 0.3)
+        assert storage.latest()["total_loss"][0] == pytest.approx(0.3)
+        trainer.run_step()
+        assert model.weight.item() == pytest.approx(1 - 0.3 - 1.0)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights(scenes, tmp_path, monkeypatch):
+    model = OneWeight()
+    trainer = stubbed(small_config(scenes, tmp_path, monkeypatch), model, [float("nan")])
+    with EventStorage(), pytest.raises(FloatingPointError, match="loss"):
+        trainer.run_step()
+    assert model.weight.item() == 1.0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_trains_on_cpu(scenes, tmp_path, monkeypatch, dtype):
+    cfg = small_config(
+        scenes, tmp_path, monkeypatch,
+        "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype,
+        "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()",
+    )  # fmt: skip
+    trainer = Trainer(cfg, seed=0)
+    assert trainer.amp_dtype is torch.bfloat16  # the CPU has no float16
+    before = trainer.model.ml_head.fc.W.clone()
+    trainer.run()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert not torch.equal(before, trainer.model.ml_head.fc.W)
+
+
+def test_unknown_precision_and_missing_config_are_named(scenes, tmp_path, monkeypatch):
+    cfg = small_config(
+        scenes, tmp_path, monkeypatch, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "int4"
+    )
+    with pytest.raises(ValueError, match="int4"):
+        Trainer(cfg, seed=0)
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml"):
+        load_config("gone.yaml", [])
+
+
+def test_flags_are_detectron2s_and_ours():
+    args = argument_parser().parse_args(
+        ["--config-file", "a.yaml", "--eval-only", "--num-gpus", "2", "--num-machines", "3",
+         "--machine-rank", "1", "--dist-url", "tcp://x:1", "--resume", "--allow-partial",
+         "--trust-checkpoint", "MODEL.WEIGHTS", "b.pth"]
+    )  # fmt: skip
+    assert args.opts == ["MODEL.WEIGHTS", "b.pth"] and args.num_machines == 3
+
+
+def _equal(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+
+def test_a_killed_and_resumed_run_ends_as_if_never_killed(scenes, tmp_path):
+    schedule = ["SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
+    run(scenes, tmp_path / "whole", *schedule)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        **command(scenes, killed, *schedule), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.time() + 120
+    while not (killed / "last_checkpoint").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.SystemRandom().uniform(0, 1))  # a random step, another each time
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model_final.pth").exists()
+    assert "Starting training from iteration" in run(scenes, killed, "--resume", *schedule)
+    whole, resumed = (
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True)
+        for name in ("whole", "killed")
+    )
+    assert whole["iteration"] == resumed["iteration"] == 11
+    assert _equal(whole, resumed)
+
+
+@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+def test_two_processes_train_and_give_the_metrics_of_one(scenes, tmp_path, launcher):
+    if launcher == "spawn":
+        two = {"extra": ("--num-gpus", "2"), "launcher": ()}
+    else:
+        two = {
+            "extra": (),
+            "launcher": ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+        }
+    run(
+        scenes, tmp_path / "two", *two["extra"], "SOLVER.MAX_ITER", "2", launcher=two["launcher"]
+    )  # fmt: skip
+    weights = tmp_path / "two" / "model_final.pth"
+    run(scenes, tmp_path / "one", "--eval-only", "MODEL.WEIGHTS", str(weights))
+    results = [
+        json.loads((tmp_path / n / "inference/scenes_panoptic_val/results.json").read_text())
+        for n in ("one", "two")
+    ]
+    assert results[0].keys() == results[1].keys() == {"panoptic_seg", "sem_seg", "segm", "labels"}
+    for task, metrics in results[0].items():
+        for key, value in metrics.items():
+            np.testing.assert_allclose(results[1][task][key], value, rtol=1e-9, err_msg=key)
