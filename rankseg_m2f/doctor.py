@@ -1,0 +1,161 @@
+"""What works on this machine and what does not: ``python -m rankseg_m2f.doctor``.
+
+Exit code 1 when something needed is missing or broken. No library is imported before it is known
+to be there, so that the answer comes on a bare Python too.
+"""
+
+import importlib.metadata
+import os
+import platform
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rankseg_m2f import __version__
+from rankseg_m2f.engine.requirements import REQUIREMENTS, Requirement, load
+
+# Not asked at start-up: only some of Detectron2's augmentations and its drawing need it.
+OPENCV = Requirement("cv2", "cv2", ("install", "opencv-python-headless"))
+# Folders of $DETECTRON2_DATASETS that this project's configs know.
+DATASETS = (
+    "scenes",
+    "ADEChallengeData2016",
+    "ADE20K_2021_17_01",
+    "coco",
+    "cityscapes",
+    "mapillary_vistas",
+    "VSPW",
+    "ytvis_2019",
+    "ytvis_2021",
+)
+
+
+@dataclass
+class Report:
+    """Lines to show, and problems: those of needed things, and hints that stop nothing."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+
+    def title(self, text: str) -> None:
+        """Start a section."""
+        self.lines += ["", text]
+
+    def row(self, name: str, text: str) -> None:
+        """Add a line to the section."""
+        self.lines.append(f"  {name:<22}{text}")
+
+    def text(self) -> str:
+        """The whole report, problems last."""
+        lines = list(self.lines)
+        for title, found in (("Problems", self.problems), ("Hints", self.hints)):
+            if found:
+                lines += ["", title, *(f"  {i}. {x}" for i, x in enumerate(found, start=1))]
+        if not self.problems:
+            lines += ["", "All that is needed works."]
+        return "\n".join(lines) + "\n"
+
+
+def diagnose() -> Report:
+    """Look at libraries, devices, backends and datasets."""
+    report = Report([f"rankseg_m2f {__version__}"])
+    report.row("python", f"{platform.python_version()} ({sys.executable})")
+    report.row("system", platform.platform())
+    # Libraries warn of old drivers and deprecations as they are imported; drivers are a hint here.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        _libraries(report)
+        _devices(report)
+        _backends(report)
+    report.hints += sorted({_first_line(w.message) for w in caught if "CUDA" in str(w.message)})
+    _datasets(report)
+    return report
+
+
+def _libraries(report: Report) -> None:
+    report.title("Libraries")
+    for requirement in (*REQUIREMENTS, OPENCV):
+        try:
+            module = load(requirement)
+        except ImportError as error:
+            report.row(requirement.name, "does not work, see the problems below")
+            report.problems.append(str(error))
+            continue
+        report.row(requirement.name, _version(module))
+
+
+def _version(module) -> str:
+    version = getattr(module, "__version__", None)
+    if version is None:
+        try:
+            version = importlib.metadata.version(module.__name__)
+        except importlib.metadata.PackageNotFoundError:
+            version = "of unknown version"
+    return str(version)
+
+
+def _devices(report: Report) -> None:
+    report.title("Devices")
+    report.row("CPU", f"{os.cpu_count()} cores")
+    torch = sys.modules.get("torch")
+    # A torch that failed half-way through its import is there without most of its names.
+    if torch is None or not hasattr(torch, "cuda"):
+        report.row("CUDA", "unknown without torch")
+        return
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        reason = f"no device (torch is built for CUDA {built})" if built else "torch has none"
+        report.row("CUDA", reason)
+        return
+    for i in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(i)
+        report.row(f"cuda:{i}", f"{device.name}, {device.total_memory / 2**30:.1f} GiB")
+
+
+def _backends(report: Report) -> None:
+    report.title("Multi-scale deformable attention")
+    try:
+        from rankseg_m2f.ops.dispatch import available_backends
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        report.row("unknown", _first_line(error))
+        return
+    backends = available_backends()
+    for name, (usable, reason) in backends.items():
+        report.row(name, f"{'works' if usable else 'not usable'}: {reason}")
+    serving = [name for name, (usable, _) in backends.items() if usable]
+    if serving:
+        report.row("used here", serving[0])
+    else:
+        report.problems.append("no backend of deformable attention works here, see its reasons")
+
+
+def _datasets(report: Report) -> None:
+    given = os.environ.get("DETECTRON2_DATASETS")
+    root = Path(given or "datasets").expanduser()
+    origin = "$DETECTRON2_DATASETS" if given else "the default; set $DETECTRON2_DATASETS"
+    report.title(f"Datasets in {root.absolute()} ({origin})")
+    if not root.is_dir():
+        report.hints.append(
+            f"the dataset folder {root.absolute()} does not exist: create it, or set "
+            "DETECTRON2_DATASETS to where yours are"
+        )
+        return
+    for name in DATASETS:
+        report.row(name, "there" if (root / name).is_dir() else "-")
+
+
+def _first_line(message: object) -> str:
+    return next(iter(str(message).strip().splitlines()), type(message).__name__)
+
+
+def main() -> int:
+    """Write the report to stdout; 1 if something needed does not work, else 0."""
+    report = diagnose()
+    sys.stdout.write(report.text())
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
