@@ -33,9 +33,9 @@ METRICS = (
     ("labels/recall", "recall@κ", "labels present that are among the κ selected"),
     ("labels/coverage", "coverage@κ", "ground-truth pixels whose label is selected"),
 )
-_SIDE = 256
+_SIDE = 320
 _STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; color: #23272f; max-width: 1180px;
+body { font: 15px/1.55 system-ui, sans-serif; color: #23272f; max-width: 1400px;
        margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
@@ -143,6 +143,8 @@ def plot_curves(run: Run, path: Path) -> None:
         if key in run.losses:
             left.plot(*run.losses[key], label=key)
     left.set(title="losses of the final layer", xlabel="iteration", yscale="log")
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    left.yaxis.set_minor_formatter(lambda value, _: "")
     for key, name, _ in METRICS[:4]:
         if key in run.metrics:
             right.plot(*run.metrics[key], marker="o", label=name)
@@ -198,7 +200,7 @@ def _strip(record: dict, predictor: Predictor, labels: Labels) -> Image.Image:
                 result["label_scores"].cpu().numpy(),
                 result["label_ranking"].cpu().numpy(),
                 labels,
-                (360, _SIDE + 22),
+                (380, _SIDE + 22),
                 present={s["category_id"] for s in record["segments_info"]},
             )
         )

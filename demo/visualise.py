@@ -101,7 +101,7 @@ def regions_of(result: dict, labels: Labels, min_score: float = 0.5) -> list[Reg
 
 
 def draw_regions(
-    image: np.ndarray, regions: Sequence[Region], labels: Labels, opacity: float = 0.55
+    image: np.ndarray, regions: Sequence[Region], labels: Labels, opacity: float = 0.65
 ) -> Image.Image:
     """The picture with coloured, outlined and named regions.
 
@@ -116,7 +116,7 @@ def draw_regions(
         canvas[_outline(region.mask)] = 255
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    size = max(9, min(picture.size) // 28)
+    size = max(9, min(picture.size) // 32)
     for region in sorted(regions, key=lambda r: -int(r.mask.sum())):
         if region.mask.mean() > 0.004:
             _name_tag(draw, _centre(region.mask), labels.name(region.label), size, picture.size)

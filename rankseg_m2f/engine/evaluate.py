@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from torch import nn
+from torch import distributed, nn
 
 from rankseg_m2f.data.loader import build_test_loader
 from rankseg_m2f.engine.weights_file import replacing
@@ -23,6 +23,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
     Returns:
         By task, or by dataset and task if there are several datasets; on the main process.
     """
+    _share_buffers(model)
     results = OrderedDict()
     for name in cfg.DATASETS.TEST:
         folder = Path(cfg.OUTPUT_DIR) / "inference" / name
@@ -37,3 +38,13 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
             with replacing(folder / "results.json") as path:
                 path.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give all processes the buffers of the first, whose checkpoint is the one saved.
+
+    Batch norm's running statistics differ between processes while training.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, src=0)
