@@ -91,7 +91,7 @@ def portray(
         result["label_scores"].cpu().numpy(),
         result["label_ranking"].cpu().numpy(),
         labels,
-        (380, max(picture.height, 320)),
+        (380, min(max(picture.height, 320), 640)),
         top=top,
     )
     return side_by_side([picture, chart])
@@ -101,7 +101,7 @@ def free_name(file: Path, taken: set[str]) -> str:
     """A PNG name no other input of this run has."""
     name = f"{file.stem}.png"
     if name in taken:
-        name = f"{file.name}.png"
+        name = f"{file.stem}_{file.suffix[1:]}.png"
     taken.add(name)
     return name
 

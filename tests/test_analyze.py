@@ -1,19 +1,14 @@
 """Parameters and FLOPs of full-size models against the official code and hand counts."""
 
 import json
-import sys
 
 import pytest
-from conftest import ROOT
+from analyze_model import analyze, main, read_config, table
 from detectron2.modeling import META_ARCH_REGISTRY
 from test_official_keys import ADE20K, R50, RANKSEG, SWIN_L
 from torch import nn
 
 from rankseg_m2f.config import get_cfg
-
-# Not as tools.analyze_model: Detectron2's wheel installs a package named tools.
-sys.path.insert(0, str(ROOT / "tools"))
-from analyze_model import analyze, main, read_config, table
 
 GI = 2**30
 SMALL = {

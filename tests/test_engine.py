@@ -15,6 +15,7 @@ from conftest import ROOT
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from golden import load_case
+from make_scenes import make_scenes
 from torch import nn
 
 from rankseg_m2f.engine.main import argument_parser, load_config
@@ -39,9 +40,6 @@ SMALL = [word for pair in SETTINGS.items() for word in pair]
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """A folder for $DETECTRON2_DATASETS with a few small scenes."""
-    sys.path.insert(0, str(ROOT / "datasets"))
-    from make_scenes import make_scenes
-
     root = tmp_path_factory.mktemp("data")
     make_scenes(root / "scenes", train=24, val=6, size=48, jobs=1)
     return root

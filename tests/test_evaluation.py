@@ -1,7 +1,6 @@
 """Evaluators against official code, hand-computed numbers and each other."""
 
 import contextlib
-import importlib
 import io
 import json
 import math
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TESTS
+from conftest import TESTS
+from constant_baseline import constant_baseline
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.structures import Boxes, Instances
@@ -617,14 +617,7 @@ def test_builtin_metadata_is_enough(name, num_labels, num_things):
 # Constant baseline
 
 
-@pytest.fixture
-def constant_baseline(monkeypatch):
-    # Not `tools.constant_baseline`: Detectron2's wheel installs a package named tools.
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    return importlib.import_module("constant_baseline").constant_baseline
-
-
-def test_constant_baseline_by_hand(constant_baseline, register, tmp_path):
+def test_constant_baseline_by_hand(register, tmp_path):
     maps = [[[0, 0], [1, 255]], [[1, 1], [1, 1]], [[1, 0], [2, 2]]]
     roots = write_semantic(tmp_path, [np.array(m, dtype=np.uint8) for m in maps])
     name = register(register_semantic_folder, "test_constant", classes="abc", **roots)
@@ -638,7 +631,7 @@ def test_constant_baseline_by_hand(constant_baseline, register, tmp_path):
     assert set(results) == {"labels", "sem_seg"}
 
 
-def test_constant_baseline_takes_stuff_for_panoptic(constant_baseline, coco):
+def test_constant_baseline_takes_stuff_for_panoptic(coco):
     records = DatasetCatalog.get(coco)
     results = constant_baseline(records, records, MetadataCatalog.get(coco))
     assert results["labels"]["recall"] == 100

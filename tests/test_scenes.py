@@ -4,23 +4,19 @@ import json
 import sys
 from collections import defaultdict
 
+import make_scenes as cli
 import numpy as np
 import pytest
-from conftest import ROOT
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from make_scenes import make_scenes
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
-
-from rankseg_m2f.data.datasets.scenes import register_scenes
-
-# Not `datasets.make_scenes`: a well-known library has that name too.
-sys.path.insert(0, str(ROOT / "datasets"))
-import make_scenes as cli
-from make_scenes import make_scenes
 from scenegen.render import HOLES, OUTLINES, PATTERNS, render
 from scenegen.vocabulary import SHAPES, TEXTURES, make_vocabulary
 from scenegen.world import sample_world
+
+from rankseg_m2f.data.datasets.scenes import register_scenes
 
 SMALL = {"train": 6, "val": 5, "num_labels": 20, "size": 48, "jobs": 1}
 LARGE = {"train": 4, "val": 3, "num_labels": 300, "size": 64, "jobs": 1}

@@ -1,0 +1,167 @@
+"""The photo demo, the report, and the tools a user calls."""
+
+import json
+import sys
+
+import check_dataset
+import numpy as np
+import pytest
+import report
+import run_demo
+import torch
+import visualise
+import yaml
+from datasets_made import NAMES, quarters, write_dataset
+from detectron2.data import Metadata
+from detectron2.structures import Instances
+from PIL import Image
+
+import demo
+from rankseg_m2f.structures.predictions import SelectedScores
+
+LABELS = visualise.Labels(Metadata(name="x", stuff_classes=NAMES))
+TINY = {
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "64",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": "6",
+    "INPUT.MIN_SIZE_TEST": "64",
+    "INPUT.MAX_SIZE_TEST": "64",
+    "MODEL.DEVICE": "cpu",
+}
+
+
+def overrides(**extra):
+    return [word for pair in {**TINY, **extra}.items() for word in pair]
+
+
+def results():
+    """What the model may return, one form each, and the labels shown."""
+    halves = torch.zeros(8, 10, dtype=torch.int32)
+    halves[:, 5:] = 1
+    segments = [{"id": 1, "isthing": True, "category_id": 2}]
+    yield {"panoptic_seg": (halves, segments)}, [2]
+    found = Instances((8, 10))
+    found.pred_masks = torch.stack([halves > 0, halves == 0])
+    found.pred_classes, found.scores = torch.tensor([3, 1]), torch.tensor([0.9, 0.1])
+    yield {"instances": found}, [3]
+    scores = torch.stack([1.0 - halves, halves.float()])
+    yield {"sem_seg": scores}, [0, 1]
+    yield {"sem_seg": SelectedScores(torch.tensor([3, 0]), scores)}, [0, 3]
+
+
+@pytest.mark.parametrize("result, labels", results())
+def test_every_form_of_result_can_be_drawn(result, labels):
+    regions = visualise.regions_of(result, LABELS)
+    assert sorted(r.label for r in regions) == labels
+    photo = np.full((8, 10, 3), 100, dtype=np.uint8)
+    result["label_scores"] = torch.linspace(0, 1, 4)
+    result["label_ranking"] = torch.tensor([3, 2])
+    picture = demo.portray(photo, result, LABELS, min_score=0.5, top=20)
+    assert picture.height >= 320 and picture.width > 512  # enlarged, with the chart beside it
+
+
+def test_regions_are_coloured_where_they_are():
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[:, 10:] = True
+    region = visualise.Region(mask, 0, (0, 0, 255))
+    drawn = np.asarray(
+        visualise.draw_regions(np.zeros((20, 20, 3), np.uint8), [region], LABELS, opacity=0.5)
+    )
+    assert drawn[0, 0].tolist() == [0, 0, 0]
+    assert drawn[0, 19].tolist() == [0, 0, 128]
+    assert drawn[0, 10].tolist() == [255, 255, 255]  # the outline
+
+
+def test_a_ranking_marks_what_is_present():
+    chart = visualise.draw_ranking(
+        np.array([0.9, 0.2, 0.1, 0.8]), np.array([0, 3, 1, 2]), LABELS, (300, 200), present={3}
+    )
+    colours = {colour for _, colour in chart.getcolors(maxcolors=10**6)}
+    assert visualise.PRESENT in colours and visualise.ABSENT in colours
+
+
+def test_the_demo_goes_on_after_files_it_cannot_read(tmp_path, monkeypatch, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (50, 30), (10, 200, 90)).save(photos / "good.jpg")
+    Image.new("L", (3, 40), 90).save(photos / "good.png")
+    (photos / "bad.jpg").write_bytes(b"no photo")
+    output = tmp_path / "out"
+    arguments = ["demo.py", "--config-file", str(run_demo.DEMO), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--input", str(photos), "--opts", *overrides()])
+    assert demo.main() == 0
+    shown = capsys.readouterr()
+    assert "bad.jpg: not a picture" in shown.out + shown.err
+    assert "2 of 3 photos segmented" in shown.out and "1 could not be read" in shown.out
+    assert sorted(p.name for p in output.iterdir()) == ["good.png", "good_png.png"]
+
+
+def test_inputs_may_be_files_folders_and_patterns(tmp_path):
+    for name in ("b.jpg", "a.jpg", "c.txt"):
+        (tmp_path / name).touch()
+    found = demo.find_inputs([str(tmp_path / "*.jpg"), str(tmp_path), "gone.jpg"])
+    names = [p.name for p in found]
+    assert sorted(names[:2]) == ["a.jpg", "b.jpg"]
+    assert names[2:] == ["a.jpg", "b.jpg", "c.txt", "gone.jpg"]
+
+
+def test_a_log_of_a_resumed_run_is_read_once(tmp_path):
+    rows = [
+        {"iteration": 19, "loss_ce": 3.0},
+        {"iteration": 39, "loss_ce": 2.0, "sem_seg/mIoU": 10.0},
+        {"iteration": 39, "loss_ce": 1.5, "sem_seg/mIoU": 20.0},
+    ]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, rows)))
+    run = report.Run.read(tmp_path / "metrics.json")
+    assert run.losses["loss_ce"] == ([19, 39], [3.0, 1.5])
+    assert run.last("sem_seg/mIoU") == 20.0 and run.last("panoptic_seg/PQ") is None
+    (row,) = report.metric_rows(run, {"sem_seg": {"mIoU": 1.0}})
+    assert row[0] == "mIoU" and row[2:] == (20.0, 1.0)
+
+
+def test_the_whole_demo_in_small(tmp_path, monkeypatch, capsys):
+    make = run_demo.make_scenes
+    monkeypatch.setattr(run_demo, "make_scenes", lambda root: make(root, train=8, val=4, size=64))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    forget_scenes()
+    small = {
+        "OUTPUT_DIR": str(tmp_path / "run"),
+        "SOLVER.MAX_ITER": "2",
+        "SOLVER.IMS_PER_BATCH": "2",
+        "INPUT.CROP.SIZE": "(64,64)",
+    }
+    monkeypatch.setattr(sys, "argv", ["run_demo.py", *overrides(**small)])
+    run_demo.main()
+    shown = capsys.readouterr().out
+    assert "constant prediction" in shown and "mIoU" in shown
+    page = (tmp_path / "run" / "report.html").read_text()
+    for name in ("curves", "temperatures", *(f"val_{i}" for i in range(4))):
+        assert f"report/{name}.png" in page
+        assert Image.open(tmp_path / "run" / "report" / f"{name}.png").width > 300
+    # A second call finds the run finished.
+    run_demo.main()
+    assert (tmp_path / "run" / "log.txt").read_text().count("Starting training from") == 2
+    forget_scenes()
+
+
+def forget_scenes():
+    """Other tests register scenes of other folders under the same names."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    for name in DatasetCatalog.list():
+        if name.startswith("scenes_"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def test_check_dataset_names_the_bad_files(tmp_path, monkeypatch, capsys):
+    maps = [quarters(20, 20, [0, 1, 2, 3]), quarters(20, 20, [0, 0, 0, 9])]
+    arguments = write_dataset(tmp_path / "set", maps)["semantic_folder"]
+    name = f"tool_{tmp_path.name}"
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({name: {"kind": "semantic_folder", **arguments}}))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["x", name, "gone", "--definitions", str(file)])
+    assert check_dataset.main() == 1
+    shown = capsys.readouterr().out
+    assert "2 records, 1 problems" in shown and "001.png: label 9" in shown
+    assert "gone: FAILED" in shown
