@@ -16,9 +16,12 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from golden import load_case
 from make_scenes import make_scenes
+from PIL import Image
 from torch import nn
 
+from rankseg_m2f.data.images import read_image
 from rankseg_m2f.engine.main import argument_parser, load_config
+from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
 from rankseg_m2f.engine.trainer import Trainer, seed_step
 
@@ -251,6 +254,24 @@ def _equal(a, b):
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(_equal, a, b))
     return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+
+def test_multi_scale_averages_views(tmp_path):
+    case = load_case("image_r50_rankseg")
+    cfg = case.cfg.clone()
+    cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE, cfg.TEST.AUG.FLIP = (64,), 128, True
+    model = case.model()
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", cfg.INPUT.FORMAT).transpose(2, 0, 1)
+    image = torch.from_numpy(np.ascontiguousarray(image))
+    sample = {"file_name": str(tmp_path / "a.png"), "image": image, "height": 64, "width": 96}
+    with torch.no_grad():
+        found = MultiScaleModel(cfg, model)([sample])[0]["sem_seg"]
+        views = [model([dict(sample, image=v)])[0]["sem_seg"] for v in (image, image.flip(2))]
+    straight, mirrored = (view.full(model.num_labels) for view in views)
+    torch.testing.assert_close(found, (straight + mirrored.flip(2)) / 2)
+    assert not torch.equal(found, straight)
 
 
 def test_a_killed_and_resumed_run_ends_as_if_never_killed(scenes, tmp_path):

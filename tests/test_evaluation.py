@@ -370,6 +370,17 @@ def test_stuff_is_no_instance(register, tmp_path, coco):
         evaluator.evaluate()
 
 
+def test_no_prediction_is_the_worst_ap(register, tmp_path, coco):
+    path = write_instances(tmp_path, coco)
+    name = register(register_fixture, "test_nothing", instances_json=path)
+    evaluator = InstanceEvaluator(name)
+    for record in DatasetCatalog.get(name):
+        nothing = to_instances(np.zeros((4, 4), dtype=np.int32), [], set())
+        evaluator.process([record], [{"instances": nothing}])
+    results = evaluator.evaluate()["segm"]
+    assert results["AP"] == results["AP50"] == 0.0
+
+
 # Labels
 
 

@@ -11,8 +11,10 @@ from detectron2.utils import comm
 from torch import distributed, nn
 
 from rankseg_m2f.data.loader import build_test_loader
+from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.weights_file import replacing
 from rankseg_m2f.evaluation.build import build_evaluator
+from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
         found = inference_on_dataset(
             model, build_test_loader(cfg, name), build_evaluator(cfg, name, str(folder))
         )
+        if cfg.TEST.AUG.ENABLED:
+            found.update(_multi_scale(cfg, model, name, folder))
         if comm.is_main_process():
             logger.info("Results on %s:", name)
             print_csv_format(found)
@@ -38,6 +42,16 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
             with replacing(folder / "results.json") as path:
                 path.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _multi_scale(cfg: CfgNode, model: nn.Module, name: str, folder: Path) -> dict[str, dict]:
+    """Semantic metrics over scales and flips, each task's name followed by "_TTA"."""
+    found = inference_on_dataset(
+        MultiScaleModel(cfg, model),
+        build_test_loader(cfg, name),
+        SemanticEvaluator(name, str(folder / "multi_scale")),
+    )
+    return {f"{task}_TTA": metrics for task, metrics in found.items()}
 
 
 def _share_buffers(model: nn.Module) -> None:

@@ -58,7 +58,9 @@ class InstanceEvaluator(COCOEvaluator):
                 )
         categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
         names = [category["name"] for category in categories]
-        self._results["segm"] = self._derive_coco_results(evaluation, "segm", names)
+        results = self._derive_coco_results(evaluation, "segm", names)
+        # Detectron2 gives NaN when nothing was predicted; that is the worst result, not none.
+        self._results["segm"] = results if found else dict.fromkeys(results, 0.0)
 
     def _in_dataset_ids(self, instance: dict) -> dict:
         label = instance["category_id"]
