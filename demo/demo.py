@@ -11,9 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 from visualise import Labels, draw_ranking, draw_regions, regions_of, scaled_to_fit, side_by_side
 
-from rankseg_m2f.data.images import ImageReadError, read_image
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.predictor import Predictor
+from rankseg_m2f.images import ImageReadError, read_image
 
 # Longer sides of the pictures written, pixels; thin pictures are not blown up without bound.
 _LONG_SIDE = 512, 1600

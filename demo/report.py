@@ -21,8 +21,8 @@ from visualise import (
     side_by_side,
 )
 
-from rankseg_m2f.data.images import read_image, read_panoptic_map
 from rankseg_m2f.engine.predictor import Predictor
+from rankseg_m2f.images import read_image, read_panoptic_map
 
 # Key in metrics.json, its name, what it says.
 METRICS = (

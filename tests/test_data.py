@@ -18,9 +18,9 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.register import KINDS, register_definitions
 from rankseg_m2f.data.ground_truth import ObjectList, transform_ids
-from rankseg_m2f.data.images import ImageReadError
 from rankseg_m2f.data.loader import build_test_loader, build_train_loader
 from rankseg_m2f.data.mappers import MAPPERS, build_mapper
+from rankseg_m2f.images import ImageReadError
 
 KIND_OF = {
     "mask_former_semantic": "semantic_folder",

@@ -19,11 +19,11 @@ from make_scenes import make_scenes
 from PIL import Image
 from torch import nn
 
-from rankseg_m2f.data.images import read_image
 from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
 from rankseg_m2f.engine.trainer import Trainer, seed_step
+from rankseg_m2f.images import read_image
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
 # A model and pictures so small that a step takes a fraction of a second.

@@ -30,9 +30,9 @@ from rankseg_m2f.evaluation.build import EVALUATORS, build_evaluator
 from rankseg_m2f.evaluation.ground_truth import IGNORED, GroundTruth
 from rankseg_m2f.evaluation.instance import InstanceEvaluator
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
-from rankseg_m2f.evaluation.maps import read_label_map, read_segment_map
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator, match_segments
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+from rankseg_m2f.images import read_panoptic_map
 from rankseg_m2f.rankseg import metrics
 from rankseg_m2f.structures.predictions import SelectedScores
 
@@ -78,7 +78,7 @@ def predictions() -> dict[int, tuple]:
     content = json.loads((FIXTURE / "prediction.json").read_text())
     result = {}
     for annotation in content["annotations"]:
-        segment_map = read_segment_map(str(FIXTURE / "prediction" / annotation["file_name"]))
+        segment_map = read_panoptic_map(str(FIXTURE / "prediction" / annotation["file_name"]))
         segments = [
             {"id": s["id"], "category_id": ids[s["category_id"]]}
             for s in annotation["segments_info"]
@@ -227,7 +227,7 @@ def test_wrong_label_maps_and_predictions_name_the_file(register, tmp_path):
     with pytest.raises(ValueError, match="is no image of dataset"):
         evaluator.process([{"file_name": "x.jpg"}], [{"sem_seg": torch.zeros(3, 2, 2)}])
     Path(right["sem_seg_file_name"]).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"1\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"1\.png: empty file"):
         SemanticEvaluator(name).process([right], [{"sem_seg": torch.zeros(3, 2, 2)}])
 
 
@@ -649,15 +649,3 @@ def test_constant_baseline_takes_stuff_for_panoptic(coco):
     assert results["panoptic_seg"]["PQ_th"] == 0
     assert 0 <= results["panoptic_seg"]["PQ"] < 5
     assert 0 < results["sem_seg"]["mIoU"] < 5
-
-
-def test_label_maps_are_not_colours(tmp_path):
-    colours = tmp_path / "colours.png"
-    Image.new("RGB", (2, 2), (1, 2, 3)).save(colours)
-    assert read_segment_map(str(colours)).tolist() == [[1 + 2 * 256 + 3 * 65536] * 2] * 2
-    with pytest.raises(ValueError, match=r"colours\.png must have one channel"):
-        read_label_map(str(colours))
-    grey = tmp_path / "grey.png"
-    Image.new("L", (2, 2)).save(grey)
-    with pytest.raises(ValueError, match=r"grey\.png must be a panoptic PNG"):
-        read_segment_map(str(grey))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankseg_m2f.data.images import (
+from rankseg_m2f.images import (
     ImageReadError,
     read_image,
     read_label_map,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from rankseg_m2f.data.images import ImageReadError, read_image, read_label_map, read_panoptic_map
+from rankseg_m2f.images import ImageReadError, read_image, read_label_map, read_panoptic_map
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data.transforms import Transform
 from pycocotools import mask as mask_util
 
-from rankseg_m2f.data.images import read_label_map, read_panoptic_map
+from rankseg_m2f.images import read_label_map, read_panoptic_map
 
 # Transforms fill padding of label maps with 255 in each byte.
 _PADDING = 0xFFFFFF

@@ -22,8 +22,8 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from rankseg_m2f.data.images import ImageReadError
 from rankseg_m2f.data.mappers import build_mapper
+from rankseg_m2f.images import ImageReadError
 
 logger = logging.getLogger(__name__)
 # So many unreadable pictures in a row mean a wrong path, not a bad file.

@@ -22,7 +22,7 @@ from rankseg_m2f.data.ground_truth import (
     panoptic_truth,
     semantic_truth,
 )
-from rankseg_m2f.data.images import read_image
+from rankseg_m2f.images import read_image
 
 # Which annotation a mapper reads, and whether it augments by large-scale jitter.
 MAPPERS = {

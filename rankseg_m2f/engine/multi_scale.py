@@ -10,7 +10,7 @@ from detectron2.modeling import DatasetMapperTTA
 from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 
-from rankseg_m2f.data.images import read_image
+from rankseg_m2f.images import read_image
 
 
 class MultiScaleModel(nn.Module):

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from rankseg_m2f.evaluation.maps import read_label_map, read_segment_map
+from rankseg_m2f.images import read_label_map, read_panoptic_map
 
 IGNORED = -1
 
@@ -91,7 +91,7 @@ class GroundTruth:
         if "sem_seg_file_name" not in record:
             return self._label_map_of_segments(file_name)
         path = record["sem_seg_file_name"]
-        label_map = read_label_map(path)
+        label_map = read_label_map(path).astype(np.int32)
         label_map[label_map == self._ignore_label] = IGNORED
         if label_map.max(initial=IGNORED) >= self.num_labels:
             raise ValueError(
@@ -114,7 +114,7 @@ class GroundTruth:
             raise ValueError(
                 f"dataset {self.name!r} has no panoptic PNG (pan_seg_file_name) for {file_name}"
             )
-        return read_segment_map(record["pan_seg_file_name"]), record["segments_info"]
+        return read_panoptic_map(record["pan_seg_file_name"]), record["segments_info"]
 
     def _record(self, file_name: str) -> dict:
         try:
