@@ -67,6 +67,13 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).unflatten(-1, (heads, levels * points))
         weights = weights.softmax(-1).unflatten(-1, (levels, points))
         # Offsets are in pixels of their level.
-        size = query.new_tensor([(w, h) for h, w in spatial_shapes])
-        locations = reference[:, None, None, None] + offsets / size[:, None]
+        locations = reference[:, None, None, None] + offsets / _sizes(spatial_shapes, like=query)
         return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+
+
+def _sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """(L, 1, 2) width and height of each level, filled in place: a copy would stop the GPU."""
+    sides = [
+        like.new_full((1,), side) for height, width in spatial_shapes for side in (width, height)
+    ]
+    return torch.cat(sides).view(-1, 1, 2)

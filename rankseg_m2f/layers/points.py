@@ -36,7 +36,8 @@ def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
         (N, T, P) float32 in [0, 1].
     """
     height, width = masks.shape[-2:]
-    x, y = (points.float() * points.new_tensor([width, height]) - 0.5).unbind(-1)
+    # By plain numbers: a tensor of the two sides would be a copy that stops the GPU.
+    x, y = points[..., 0].float() * width - 0.5, points[..., 1].float() * height - 0.5
     left, top = x.floor(), y.floor()
     pixels = masks.flatten(2)
     values = points.new_zeros(*masks.shape[:2], points.shape[1], dtype=torch.float32)

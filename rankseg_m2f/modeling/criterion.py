@@ -91,7 +91,7 @@ class SetCriterion(nn.Module):
     def num_masks(self, targets: list[ClipTargets]) -> Tensor:
         """Objects per process, averaged over all processes, at least 1."""
         device = self.empty_weight.device
-        count = torch.tensor(float(sum(map(len, targets))), device=device)
+        count = torch.full((), float(sum(map(len, targets))), device=device)
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
         return (count / comm.get_world_size()).clamp(min=1)

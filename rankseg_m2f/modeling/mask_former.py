@@ -296,8 +296,10 @@ def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[Cli
     for i, target in enumerate(targets):
         rank = ranked[i].rank_of(target.labels[None], missing=-1)[0]
         target = replace(target, labels=rank)
-        # With κ = K nothing can be left out, and the masks need no copy.
-        seen.append(target if ranked.kappa == ranked.num_labels else target[rank >= 0])
+        # With κ = K nothing can be left out: no copy of the masks, no wait for the GPU.
+        if ranked.kappa < ranked.num_labels:
+            target = target[(rank >= 0).nonzero().squeeze(1)]
+        seen.append(target)
     return seen
 
 

@@ -3,6 +3,7 @@
 Shapes: B clips, T frames, Q queries, N objects, P points.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -65,14 +66,18 @@ class HungarianMatcher:
             for layer in layers
             for clip, target in enumerate(targets)
         ]
-        # One transfer for all layers and clips: each one stops the GPU.
+        # One transfer there and one back for all layers and clips: each one stops the GPU.
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         tables = [
             part.view(cost.shape)
             for part, cost in zip(flat.split([c.numel() for c in costs]), costs, strict=True)
         ]
         device = layers[0].class_logits.device
-        pairs = [_assign(table, device) for table in tables]
+        found = [_assign(table) for table in tables]
+        sizes = [len(query) for query, _ in found]
+        joined = torch.from_numpy(np.concatenate([np.stack(pair) for pair in found], axis=1))
+        queries, objects = joined.to(device)
+        pairs = list(zip(queries.split(sizes), objects.split(sizes), strict=True))
         return [pairs[i : i + len(targets)] for i in range(0, len(pairs), len(targets))]
 
     @torch.no_grad()
@@ -99,8 +104,8 @@ class HungarianMatcher:
         return torch.rand(1, self.num_points, 2, device=device)
 
 
-def _assign(cost: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _assign(cost: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Query and object of each pair, (M,) int64 each."""
     # scipy sorts by row, so rows are objects.
     target, query = linear_sum_assignment(cost.T.numpy())
-    as_index = {"dtype": torch.int64, "device": device}
-    return torch.as_tensor(query, **as_index), torch.as_tensor(target, **as_index)
+    return query, target

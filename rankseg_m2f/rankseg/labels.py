@@ -12,7 +12,7 @@ class RankedLabels:
 
     Attributes:
         index: (B, κ) int64, label ids in [0, K), one row per clip, no id twice in a row.
-        num_labels: K. With no-object at the last rank (`with_void`) it counts as label K - 1.
+        num_labels: K; one more after `with_void`, which counts no-object as a label.
     """
 
     def __init__(self, index: Tensor, num_labels: int):
@@ -103,7 +103,7 @@ class RankedLabels:
         # The extra last column answers for every id outside [0, K).
         labels = labels.long()
         known = (labels >= 0) & (labels < self.num_labels)
-        lookup = labels.where(known, labels.new_tensor(self.num_labels)).flatten(1)
+        lookup = labels.masked_fill(~known, self.num_labels).flatten(1)
         return table.gather(1, lookup).view_as(labels)
 
     def _expand(self, like: Tensor, dim: int) -> Tensor:

@@ -26,7 +26,7 @@ def presence_of_labels(
         ids = ids.long()
         known = (ids >= 0) & (ids < num_labels)
         # Index by values instead of boolean masks: no host synchronisation on a GPU.
-        row.index_fill_(0, ids.where(known, ids.new_tensor(num_labels)), True)
+        row.index_fill_(0, ids.masked_fill(~known, num_labels), True)
     return presence[:, :num_labels]
 
 

@@ -63,7 +63,11 @@ class ClipBatch:
         sizes = [tuple(clip[0].shape[-2:]) for clip in clips]
         padded = _padded_size(sizes, size_divisibility)
         frames = torch.stack(
-            [_pad(normalise(frame.to(device)), padded) for clip in clips for frame in clip]
+            [
+                _pad(normalise(frame.to(device, non_blocking=True)), padded)
+                for clip in clips
+                for frame in clip
+            ]
         )
         output_sizes = [
             (int(x.get("height", h)), int(x.get("width", w)))
@@ -120,12 +124,13 @@ class ClipBatch:
             kept &= (ids >= 0).any(1)
         labels = labels[:, 0]
         kept &= (labels >= 0) & (labels < num_labels)
+        picked = slice(None) if kept.all() else kept
         device = self.frames.device
-        masks = [_pad(_mask_tensor(frame)[kept].to(device), self.padded_size) for frame in frames]
+        masks = [_pad(_mask_tensor(frame)[picked].to(device), self.padded_size) for frame in frames]
         return ClipTargets(
-            labels[kept].to(device),
+            labels[picked].to(device),
             torch.stack(masks, dim=1),
-            None if ids is None else ids[kept].to(device),
+            None if ids is None else ids[picked].to(device),
         )
 
 

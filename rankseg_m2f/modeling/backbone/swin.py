@@ -14,6 +14,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankseg_m2f.rankseg.transformer import FeedForward
+
 _HIDDEN = -100.0  # added to attention between pixels that were not neighbours before the shift
 
 
@@ -73,19 +75,6 @@ class WindowAttention(nn.Module):
             *qkv, attn_mask=bias, dropout_p=dropout, scale=self.scale
         )
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a GELU between."""
-
-    def __init__(self, channels: int, hidden: int, drop: float):
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class SwinBlock(nn.Module):
