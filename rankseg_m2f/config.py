@@ -153,7 +153,7 @@ def _add_mask_former(cfg: Config) -> None:
     node.NHEADS = 8
     node.DROPOUT = 0.1
     node.DIM_FEEDFORWARD = 2048
-    # Layers of the transformer-FPN pixel decoder's predecessor; unused, kept for official files.
+    # Unused, as in the official code; MaskFormer's and Mask2Former's files set it.
     node.ENC_LAYERS = 0
     # Counts the predictions: one from the learnable queries and one after each decoder layer.
     node.DEC_LAYERS = 6

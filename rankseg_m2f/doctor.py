@@ -17,18 +17,12 @@ from rankseg_m2f.engine.requirements import REQUIREMENTS, Requirement, load
 
 # Not asked at start-up: only some of Detectron2's augmentations and its drawing need it.
 OPENCV = Requirement("cv2", "cv2", ("install", "opencv-python-headless"))
-# Folders of $DETECTRON2_DATASETS that this project's configs know.
-DATASETS = (
-    "scenes",
-    "ADEChallengeData2016",
-    "ADE20K_2021_17_01",
-    "coco",
-    "cityscapes",
-    "mapillary_vistas",
-    "VSPW",
-    "ytvis_2019",
-    "ytvis_2021",
-)
+# What our configs read below $DETECTRON2_DATASETS -> a part that only a finished one has.
+DATASETS = {
+    "scenes": "scenes.json",
+    "ADEChallengeData2016": "annotations_detectron2",
+    "coco": "annotations",
+}
 
 
 @dataclass
@@ -142,8 +136,10 @@ def _datasets(report: Report) -> None:
             "DETECTRON2_DATASETS to where yours are"
         )
         return
-    for name in DATASETS:
-        report.row(name, "there" if (root / name).is_dir() else "-")
+    for name, part in DATASETS.items():
+        folder = root / name
+        state = "there" if (folder / part).exists() else f"unfinished, no {part}"
+        report.row(name, state if folder.is_dir() else "-")
 
 
 def _first_line(message: object) -> str:

@@ -665,6 +665,12 @@ def test_no_weights_load_nothing(blank, caplog, for_evaluation):
     assert same(blank, before)
 
 
+def test_training_does_not_start_from_a_file_of_another_model(blank, tmp_path):
+    path = save_pkl(tmp_path / "R-50.pkl", {"conv1_w": np.zeros(3, dtype=np.float32)})
+    with pytest.raises(ValueError, match=r"R-50\.pkl has nothing for this model .*conv1_w"):
+        load(blank, path)
+
+
 def test_the_report_is_logged(tmp_path, r50, blank, caplog):
     path = save_pth(tmp_path / "w.pth", state_of(r50) | {"neck.weight": torch.ones(1)})
     with caplog.at_level(logging.INFO):

@@ -34,7 +34,8 @@ def broken(tmp_path, monkeypatch, line: str) -> str:
 
 def test_all_is_well_here(monkeypatch, tmp_path):
     check_requirements()
-    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "scenes").mkdir()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     report = doctor.diagnose()
     text = report.text()
@@ -43,7 +44,8 @@ def test_all_is_well_here(monkeypatch, tmp_path):
         assert re.search(rf"^  {name} +\S", text, re.MULTILINE), name
     assert f"torch                 {torch.__version__}" in text
     assert re.search(r"^  coco +there$", text, re.MULTILINE)
-    assert re.search(r"^  VSPW +-$", text, re.MULTILINE)
+    assert re.search(r"^  scenes +unfinished, no scenes.json$", text, re.MULTILINE)
+    assert re.search(r"^  ADEChallengeData2016 +-$", text, re.MULTILINE)
     assert text.endswith("All that is needed works.\n")
 
 

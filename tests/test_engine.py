@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from datasets_made import NAMES, quarters, write_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from golden import load_case
@@ -19,6 +20,8 @@ from make_scenes import make_scenes
 from PIL import Image
 from torch import nn
 
+from rankseg_m2f.data.datasets.register import KINDS
+from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
@@ -159,7 +162,10 @@ def test_optimizers_and_clipping():
     node = cfg.SOLVER.CLIP_GRADIENTS
     node.ENABLED, node.CLIP_TYPE, node.CLIP_VALUE = True, "full_model", 0.01
     assert max_gradient_norm(cfg) == 0.01
-    node.CLIP_TYPE = "norm"
+    node.CLIP_VALUE = 0.0
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    assert max_gradient_norm(cfg) is None and build_optimizer(cfg, model)
+    node.CLIP_TYPE, node.CLIP_VALUE = "norm", 1.0
     assert max_gradient_norm(cfg) is None
 
 
@@ -237,6 +243,53 @@ def test_unknown_precision_and_missing_config_are_named(scenes, tmp_path, monkey
         Trainer(cfg, seed=0)
     with pytest.raises(FileNotFoundError, match=r"gone\.yaml"):
         load_config("gone.yaml", [])
+
+
+def test_mistakes_are_one_line(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    for words, message in {
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"): "scenes_panoptic_train' has 40 labels.*is 7",
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASES", "7"): "unknown config key.*NUM_CLASES",
+        ("SOLVER.BASE_LR",): "SOLVER.BASE_LR' has no value",
+        ("DATASETS.DEFINITIONS", "['gone.yaml']"): "gone.yaml does not exist",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", str(DEMO), *words])
+        with pytest.raises(SystemExit, match=f"train_net.py: .*{message}"):
+            engine.run()
+
+
+def test_datasets_must_agree_on_their_labels(tmp_path):
+    names = []
+    for folder, classes in (("a", NAMES), ("b", NAMES[::-1])):
+        arguments = write_dataset(tmp_path / folder, [quarters(8, 8, [0, 1, 2, 3])])
+        names.append(f"agree_{folder}_{tmp_path.name}")
+        KINDS["semantic_folder"](names[-1], **{**arguments["semantic_folder"], "classes": classes})
+    cfg = engine.get_cfg()
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names[0],), (names[0],)
+    engine.check_labels(cfg)
+    cfg.DATASETS.TEST = (names[1],)
+    with pytest.raises(ValueError, match=r"label 0 is 'sky' in dataset .* but 'person'"):
+        engine.check_labels(cfg)
+
+
+def test_a_run_of_another_program_cannot_be_resumed(scenes, tmp_path, monkeypatch):
+    cfg = small_config(scenes, tmp_path, monkeypatch)
+    trainer = Trainer(cfg, seed=0)
+    state = {"model": trainer.model.state_dict(), "trainer": {"iteration": 5}, "iteration": 5}
+    torch.save(state, tmp_path / "model_0000005.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    with pytest.raises(ValueError, match=r"no seed, optimizer, scaler.*another program"):
+        trainer.resume_or_load(resume=True)
+
+
+def test_weights_without_training_state_start_at_the_beginning(scenes, tmp_path, monkeypatch):
+    cfg = small_config(scenes, tmp_path, monkeypatch)
+    trainer = Trainer(cfg, seed=0)
+    torch.save({"model": trainer.model.state_dict()}, tmp_path / "model_0000005.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 0
 
 
 def test_flags_are_detectron2s_and_ours():

@@ -27,6 +27,11 @@ class SegmentMap:
     ids: np.ndarray
     labels: dict[int, int]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.ids.shape
+
     def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
         """Masks after `transforms`; segments left without a pixel are dropped."""
         ids = transform_ids(self.ids, transforms)
@@ -54,6 +59,11 @@ class ObjectList:
 
     labels: list[int]
     outlines: list[list | dict]
+
+    @property
+    def size(self) -> tuple[None, None]:
+        """Outlines do not say."""
+        return None, None
 
     def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
         """Masks after `transforms`; objects left without a pixel are dropped.

@@ -110,7 +110,8 @@ class _SeededDataset(Dataset):
             np.random.set_state(before[1])
 
     def _first_readable(self, index: int) -> dict:
-        for step in range(_MAX_UNREADABLE):
+        tries = min(_MAX_UNREADABLE, len(self.records))
+        for step in range(tries):
             record = self.records[(index + step) % len(self.records)]
             try:
                 return self.mapper(record)
@@ -118,8 +119,8 @@ class _SeededDataset(Dataset):
                 logger.warning("Skipped in training: %s", error)
                 last = error
         raise ImageReadError(
-            f"{_MAX_UNREADABLE} records in a row cannot be read, the last: {last}; "
-            "is DETECTRON2_DATASETS right?"
+            f"{tries} records in a row cannot be read, the last: {last}; "
+            "tools/check_dataset.py lists all such files"
         ) from last
 
 
@@ -156,7 +157,7 @@ def build_test_loader(
     """
     return build_detectron2_test_loader(
         load_records([name]),
-        mapper=mapper or build_mapper(cfg, is_train=False),
+        mapper=mapper or build_mapper(cfg, is_train=False, dataset=name),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 

@@ -80,8 +80,7 @@ class ImageMapper:
         truth, label_map = None, None
         if self.read_truth is not None:
             truth = self.read_truth(record, self.ignore_label, self.num_labels)
-            if hasattr(truth, "ids"):
-                _check_size(record["file_name"], image, truth.ids.shape, "label map")
+            _check_size(record["file_name"], image, truth.size, "label map")
             if self.constrained:
                 label_map = truth.label_map(self.ignore_label)
         sample = T.AugInput(image, sem_seg=label_map)
@@ -112,18 +111,19 @@ class ImageMapper:
         return F.pad(maps, (0, right, 0, bottom), value=value) if right or bottom else maps
 
 
-def build_mapper(cfg: CfgNode, is_train: bool) -> ImageMapper:
+def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> ImageMapper:
     """The mapper that INPUT.DATASET_MAPPER_NAME names, or the one for evaluation.
 
     At evaluation ground truth is read for the oracle alone.
 
+    Args:
+        dataset: to be read; None: those of DATASETS.TRAIN or DATASETS.TEST.
+
     Raises:
-        ValueError: an unknown mapper.
+        ValueError: an unknown mapper, or datasets whose ignore labels differ.
     """
     names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
-    ignore_label = 255
-    if names:
-        ignore_label = MetadataCatalog.get(names[0]).get("ignore_label", ignore_label)
+    ignore_label = _ignore_label(names if dataset is None else (dataset,))
     settings = {
         "image_format": cfg.INPUT.FORMAT,
         "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
@@ -152,6 +152,13 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> ImageMapper:
         min_side=cfg.INPUT.SIZE_DIVISIBILITY,
         **settings,
     )
+
+
+def _ignore_label(names: Sequence[str]) -> int:
+    found = {name: MetadataCatalog.get(name).get("ignore_label", 255) for name in names}
+    if len(set(found.values())) > 1:
+        raise ValueError(f"datasets with different ignore labels cannot be mixed: {found}")
+    return next(iter(found.values()), 255)
 
 
 def _check_size(path: str, image: np.ndarray, size: tuple, what: str = "dataset's record") -> None:

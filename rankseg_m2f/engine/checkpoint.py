@@ -220,6 +220,12 @@ class Checkpointer(DetectionCheckpointer):
                 f"{path} does not fit the model ({'; '.join(problems)}): give the config it was "
                 "trained with, or --allow-partial to evaluate all the same"
             )
+        if not fitting and not self.allow_partial:
+            raise ValueError(
+                f"{path} has nothing for this model (its first name: "
+                f"{next(iter(self.report.unexpected), 'none')}): training would start from random "
+                "weights; leave MODEL.WEIGHTS empty if that is meant"
+            )
         self.model.load_state_dict(fitting, strict=False)
         self._load_checkpointables(path, checkpoint, checkpointables)
         return checkpoint

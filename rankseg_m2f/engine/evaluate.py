@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,13 +15,17 @@ from rankseg_m2f.data.loader import build_test_loader
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.weights_file import replacing
 from rankseg_m2f.evaluation.build import build_evaluator
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
+def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> OrderedDict:
     """Metrics on DATASETS.TEST, logged and written to OUTPUT_DIR/inference/NAME/results.json.
+
+    Args:
+        multi_scale: also over the scales and flips of TEST.AUG, under "sem_seg_TTA".
 
     Returns:
         By task, or by dataset and task if there are several datasets; on the main process.
@@ -32,26 +37,37 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> OrderedDict:
         found = inference_on_dataset(
             model, build_test_loader(cfg, name), build_evaluator(cfg, name, str(folder))
         )
-        if cfg.TEST.AUG.ENABLED:
+        _publish(name, found, folder)
+        if multi_scale and GroundTruth.of(name).has_maps:
             found.update(_multi_scale(cfg, model, name, folder))
+            _publish(name, found, folder)
         if comm.is_main_process():
-            logger.info("Results on %s:", name)
-            print_csv_format(found)
             results[name] = found
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / "results.json") as path:
-                path.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return next(iter(results.values())) if len(results) == 1 else results
 
 
 def _multi_scale(cfg: CfgNode, model: nn.Module, name: str, folder: Path) -> dict[str, dict]:
-    """Semantic metrics over scales and flips, each task's name followed by "_TTA"."""
     found = inference_on_dataset(
         MultiScaleModel(cfg, model),
         build_test_loader(cfg, name),
         SemanticEvaluator(name, str(folder / "multi_scale")),
     )
     return {f"{task}_TTA": metrics for task, metrics in found.items()}
+
+
+def _publish(name: str, found: dict[str, dict], folder: Path) -> None:
+    """Log the metrics and write them; what could not be measured is null in the file."""
+    if not comm.is_main_process():
+        return
+    logger.info("Results on %s:", name)
+    print_csv_format(found)
+    plain = {
+        task: {key: None if math.isnan(value) else value for key, value in metrics.items()}
+        for task, metrics in found.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(plain, indent=2, allow_nan=False), encoding="utf-8")
 
 
 def _share_buffers(model: nn.Module) -> None:

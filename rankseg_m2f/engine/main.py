@@ -7,12 +7,14 @@ check_requirements()
 import argparse
 import logging
 import os
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -20,6 +22,7 @@ from detectron2.utils.logger import setup_logger
 
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config, get_cfg
+from rankseg_m2f.data.datasets.ade20k import register_ade20k
 from rankseg_m2f.data.datasets.register import register_definitions
 from rankseg_m2f.data.datasets.scenes import register_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer
@@ -27,6 +30,8 @@ from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+# Keys of Detectron2's own trainer, which ours does not read -> their defaults.
+_IGNORED = {"TEST.PRECISE_BN.ENABLED": False, "VIS_PERIOD": 0}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -46,9 +51,10 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Register the built-in scenes, if made, and the datasets of DATASETS.DEFINITIONS."""
+    """Register what lies under $DETECTRON2_DATASETS and the datasets of DATASETS.DEFINITIONS."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     register_scenes(root / "scenes")
+    register_ade20k(root / "ADEChallengeData2016")
     register_definitions(cfg.DATASETS.DEFINITIONS)
 
 
@@ -66,7 +72,41 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
     cfg.merge_from_list(overrides)
     cfg.freeze()
     register_datasets(cfg)
+    check_labels(cfg)
+    for key, plain in _IGNORED.items():
+        if cfg._lookup(key) != plain:
+            logger.warning("%s is not supported and has no effect", key)
     return cfg
+
+
+def check_labels(cfg: CfgNode) -> None:
+    """Compare the model's labels with those of each dataset that is registered.
+
+    Raises:
+        ValueError: another number of labels than MODEL.SEM_SEG_HEAD.NUM_CLASSES, or other labels
+            than the first dataset's.
+    """
+    num_labels, first = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, None
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog.list():
+            continue  # the loader names it, if it is needed
+        metadata = MetadataCatalog.get(name)
+        # Detectron2's own datasets have no label_names, and some have two lists.
+        names = list(metadata.get("label_names", ()))
+        if names and len(names) != num_labels:
+            raise ValueError(
+                f"dataset {name!r} has {len(names)} labels, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
+                f"{num_labels}"
+            )
+        first = first or (names and (name, names))
+        if names and first and names != first[1]:
+            i = next(
+                i for i, pair in enumerate(zip(names, first[1], strict=True)) if len(set(pair)) > 1
+            )
+            raise ValueError(
+                f"label {i} is {first[1][i]!r} in dataset {first[0]!r} but {names[i]!r} in "
+                f"{name!r}: they must have the same labels in the same order"
+            )
 
 
 def main(args: argparse.Namespace) -> OrderedDict | None:
@@ -76,6 +116,8 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         Metrics on the main process when evaluating.
     """
     cfg = load_config(args.config_file, args.opts)
+    # Scales batch and schedule when SOLVER.REFERENCE_WORLD_SIZE asks for it.
+    cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
     default_setup(cfg, args)
     if args.eval_only:
@@ -98,7 +140,7 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
         for_evaluation=True,
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = evaluate(cfg, model)
+    results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -107,6 +149,16 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
 def run() -> None:
     """Entry point of train_net.py: one process, one per GPU, or one of torchrun's."""
     args = argument_parser().parse_args()
+    try:
+        # Before any process is started, so that a mistake is one line and not many tracebacks.
+        device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    except (ValueError, KeyError, AssertionError, OSError) as error:
+        # The text of a KeyError would be quoted.
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {message}") from error
+    if device == "cpu":
+        # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun()
         main(args)

@@ -42,9 +42,12 @@ class MultiScaleModel(nn.Module):
         image = read_image(sample["file_name"], self.image_format)
         whole = dict(sample, image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
         views = self.views(whole)
-        total = 0
+        total = None
         for view in views:
             mirrored = any(isinstance(t, HFlipTransform) for t in view.pop("transforms").transforms)
-            scores = self.model([view])[0]["sem_seg"]
-            total = total + (scores.flip(2) if mirrored else scores)
-        return total / len(views)
+            scores = self.model([view])[0].pop("sem_seg")
+            scores = scores.flip(2) if mirrored else scores
+            # Scores of a view too large for the GPU come back on the CPU.
+            total = scores if total is None else total.add_(scores.to(total.device))
+            del scores
+        return total.div_(len(views))

@@ -86,7 +86,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
     else:
         raise ValueError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} is neither ADAMW nor SGD")
-    if max_gradient_norm(cfg) is None:
+    if node.CLIP_GRADIENTS.CLIP_TYPE != "full_model":
         optimizer = maybe_add_gradient_clipping(cfg, optimizer)
     return optimizer
 

@@ -38,6 +38,7 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         self.seed = seed
+        self.loaded = False  # whether a checkpoint's training state was restored
         model = build_model(cfg)
         logger.info("Model:\n%s", model)
         self.optimizer = build_optimizer(cfg, model)
@@ -78,8 +79,14 @@ class Trainer(TrainerBase):
     def resume_or_load(self, resume: bool) -> None:
         """Load MODEL.WEIGHTS, or if `resume` the last checkpoint of OUTPUT_DIR if there is one."""
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume and self.checkpointer.has_checkpoint():
+        if resume and self.loaded:
             self.start_iter = self.iter + 1
+        starts = comm.all_gather((self.start_iter, self.seed))
+        if len(set(starts)) > 1:
+            raise RuntimeError(
+                f"processes would start at different iterations or seeds {starts}: "
+                f"{self.cfg.OUTPUT_DIR} must lie on storage that all machines share"
+            )
 
     def run(self) -> None:
         """Train from where `resume_or_load` left off to SOLVER.MAX_ITER."""
@@ -106,7 +113,11 @@ class Trainer(TrainerBase):
         SimpleTrainer.write_metrics(totals, data_time, self.iter)
         if self.max_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+            torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(),
+                self.max_norm,
+                norm_type=self.cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE,
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -138,10 +149,17 @@ class Trainer(TrainerBase):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what `state_dict` returned."""
+        missing = [key for key in ("seed", "optimizer", "scaler") if key not in state_dict]
+        if missing:
+            raise ValueError(
+                f"the checkpoint's training state has no {', '.join(missing)}, so another program "
+                "wrote it; start from its weights with MODEL.WEIGHTS and without --resume"
+            )
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.scaler.load_state_dict(state_dict["scaler"])
+        self.loaded = True
 
 
 def seed_step(seed: int, iteration: int, rank: int) -> None:

@@ -228,9 +228,9 @@ class MaskFormer(nn.Module):
         results = []
         for i, (size, output_size) in enumerate(zip(clips.sizes, clips.output_sizes, strict=True)):
             label_ids = everything if ranked is None else ranked.index[i]
-            masks = inference.resize(layer.mask_logits[i, :, 0].float(), clips.padded_size)
+            sizes = (clips.padded_size, size, output_size)
             infer = retry_if_cuda_oom(self.infer_image)
-            result = infer(scores[i], label_ids, masks, size, output_size)
+            result = infer(scores[i], label_ids, layer.mask_logits[i, :, 0], sizes)
             if presence is not None:
                 result["label_scores"] = presence[i].float().sigmoid()
                 result["label_ranking"] = (
@@ -244,11 +244,19 @@ class MaskFormer(nn.Module):
         class_scores: Tensor,
         label_ids: Tensor,
         mask_logits: Tensor,
-        size: tuple[int, int],
-        output_size: tuple[int, int],
+        sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
     ) -> dict:
-        """Results of one image from (Q, κ + 1) class scores and (Q, H, W) mask logits."""
+        """Results of one image.
+
+        Args:
+            class_scores: (Q, κ + 1) probabilities, no-object last.
+            label_ids: (κ,) label id of each column.
+            mask_logits: (Q, H/4, W/4).
+            sizes: (H, W), (h, w) before padding, and (height, width) of the output.
+        """
         options = self.options
+        padded_size, size, output_size = sizes
+        mask_logits = inference.resize(mask_logits.float(), padded_size)
         label_scores = class_scores[:, :-1]
         results = {}
         if options.masks_first:
@@ -387,6 +395,9 @@ def _rankseg(cfg) -> dict:
         dropout=node.DROPOUT,
         shared_channels=width if node.SHARE_EMBEDDING else None,
     )
+    cosine = cfg.MODEL.SEM_SEG_HEAD.USE_LAYERNORM
+    if cosine and not (node.SELECTION and node.TEMPERATURE == "layernorm"):
+        _warn_of_flat_scores(node)
     if node.SELECTION:
         if options.kappa < 1:
             raise ValueError(
@@ -396,3 +407,14 @@ def _rankseg(cfg) -> dict:
         ranks = options.kappa + 1  # no-object has the last one
         parts["ml_norm"] = RankTemperature(ranks, node.TEMPERATURE, node.TEMPERATURE_INIT)
     return parts
+
+
+def _warn_of_flat_scores(node) -> None:
+    """Cosines lie in [-1, 1]: unscaled, no label's score exceeds e² times another's."""
+    if not node.SELECTION:
+        advice = "SELECTION False leaves no temperature to scale them: use USE_LAYERNORM False"
+    elif node.TEMPERATURE_INIT < 5:
+        advice = f"TEMPERATURE_INIT={node.TEMPERATURE_INIT} is a slow start: try 10 or more"
+    else:
+        return
+    logger.warning("The cosine classifier's logits lie in [-1, 1]; MODEL.RANKSEG.%s", advice)
