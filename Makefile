@@ -50,6 +50,9 @@ $(READY): setup.py constraints.txt Makefile
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c $(VENV)/constraints.txt -e ".[test,demo]"
+	@# Again without isolation: now torch is there to build the optional C++ kernel against.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation -e . || echo "The C++ kernel was not built; PyTorch serves instead"
 	@if $(BIN)/python -c "import detectron2" 2>/dev/null; then \
 		echo "Using the detectron2 that is there"; \
 	else \

@@ -1,12 +1,28 @@
-"""Deformable attention: the definition against golden values, and its contract."""
+"""Deformable attention: every backend against golden values and the definition, and the operator.
+
+Triton's kernels run in its interpreter, in a process of their own (`test_triton_interpreted`).
+"""
+
+import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from golden import FOLDER
+from torch.utils.flop_counter import FlopCounterMode
 
+import rankseg_m2f.ops
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
+from rankseg_m2f.ops import backends, native
 from rankseg_m2f.ops.dispatch import available_backends, ms_deform_attn
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+FAST = ["triton"] if INTERPRETED else [n for n, (ok, _) in available_backends().items() if ok]
+GRADIENTS = ("value", "sampling_locations", "attention_weights")
 
 
 def golden_case(i: int) -> dict[str, torch.Tensor]:
@@ -19,17 +35,194 @@ def golden_case(i: int) -> dict[str, torch.Tensor]:
         }
 
 
-@pytest.mark.parametrize("backend", [name for name, (ok, _) in available_backends().items() if ok])
+def random_case(shapes, batch=2, heads=2, channels=8, queries=5, points=3, dtype=torch.float32):
+    """Inputs of which about a third of the points lie outside."""
+    tokens = sum(h * w for h, w in shapes)
+    grid = (batch, queries, heads, len(shapes), points)
+    return (
+        torch.randn(batch, tokens, heads, channels, dtype=dtype),
+        shapes,
+        torch.rand(*grid, 2, dtype=dtype) * 1.6 - 0.3,
+        torch.rand(*grid, dtype=dtype),
+    )
+
+
+def run(case, backend):
+    """Output and gradients."""
+    value, shapes, locations, weights = case
+    inputs = [t.detach().clone().requires_grad_() for t in (value, locations, weights)]
+    output = ms_deform_attn(inputs[0], shapes, *inputs[1:], backend=backend)
+    weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    return [output, *torch.autograd.grad((output * weight).sum(), inputs)]
+
+
+def assert_like_the_definition(case, backend, **tolerance):
+    for ours, expected in zip(run(case, backend), run(case, "torch"), strict=True):
+        assert ours.dtype == expected.dtype and ours.shape == expected.shape
+        torch.testing.assert_close(ours, expected, **tolerance)
+
+
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("i", [0, 1, 2])
-def test_values_and_gradients(i, backend):
+def test_golden_values_and_gradients(i, backend):
     case = golden_case(i)
-    names = ("value", "sampling_locations", "attention_weights")
-    inputs = [case[name].requires_grad_() for name in names]
+    dtype = torch.float32 if backend == "triton" else torch.float64
+    tolerance = 2e-5 if backend == "triton" else 1e-9
+    inputs = [case[name].to(dtype).requires_grad_() for name in GRADIENTS]
     output = ms_deform_attn(inputs[0], case["spatial_shapes"], *inputs[1:], backend=backend)
-    torch.testing.assert_close(output, case["output"], rtol=1e-9, atol=1e-12)
-    gradients = torch.autograd.grad(output, inputs, case["grad_output"])
-    for name, gradient in zip(names, gradients, strict=True):
-        torch.testing.assert_close(gradient, case[f"grad_{name}"], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(output.double(), case["output"], rtol=tolerance, atol=tolerance)
+    gradients = torch.autograd.grad(output, inputs, case["grad_output"].to(dtype))
+    for name, gradient in zip(GRADIENTS, gradients, strict=True):
+        expected = case[f"grad_{name}"]
+        bound = 10 * tolerance * max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(gradient.double(), expected, rtol=1e-6, atol=bound)
+
+
+@pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
+@pytest.mark.parametrize("channels", [1, 3, 8, 32, 40])
+@pytest.mark.parametrize("shapes", [[(4, 5)], [(1, 1), (3, 2)], [(6, 3), (3, 2), (1, 1)]])
+def test_sizes(backend, channels, shapes):
+    case = random_case(shapes, channels=channels)
+    assert_like_the_definition(case, backend, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
+def test_one_query_no_query_and_no_image(backend):
+    for sizes in ({"batch": 1, "queries": 1}, {"queries": 0}, {"batch": 0}):
+        case = random_case([(3, 4), (2, 2)], **sizes)
+        assert_like_the_definition(case, backend, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_borders_and_far_points(backend):
+    """On one level of 2 x 2 with values 1, 2, 3, 4: bilinear, zeros outside, by hand."""
+    value = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1, 1)
+    places = {
+        (0.25, 0.25): 1.0,
+        (0.75, 0.75): 4.0,
+        (0.5, 0.5): 2.5,
+        (0.0, 0.25): 0.5,  # the border of the level: half a pixel is outside
+        (1.0, 1.0): 1.0,
+        (-0.25, 0.25): 0.0,  # one pixel outside
+        (1.25, 0.75): 0.0,
+        (1e30, 0.5): 0.0,
+        (-1e30, -1e30): 0.0,
+    }
+    locations = torch.tensor(list(places)).view(1, -1, 1, 1, 1, 2)
+    weights = torch.ones(locations.shape[:-1])
+    output = ms_deform_attn(value, [(2, 2)], locations, weights, backend=backend)
+    torch.testing.assert_close(output.flatten(), torch.tensor(list(places.values())))
+
+
+@pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
+def test_points_that_are_no_numbers_read_nothing(backend):
+    value, shapes, locations, weights = random_case([(3, 4)])
+    locations[0, 0] = float("nan")
+    locations[0, 1] = float("inf")
+    output, grad_value, *_ = run((value, shapes, locations, weights), backend)
+    assert (output[0, :2] == 0).all() and output.isfinite().all() and grad_value.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
+def test_inputs_need_not_be_contiguous(backend):
+    value, shapes, locations, weights = random_case([(3, 4), (2, 1)])
+    strided = (
+        value.transpose(1, 3).contiguous().transpose(1, 3),
+        shapes,
+        locations.flip(1).transpose(0, 2).contiguous().transpose(0, 2),
+        weights.flip(1).transpose(0, 2).contiguous().transpose(0, 2),
+    )
+    assert not strided[0].is_contiguous()
+    plain = (value, shapes, locations.flip(1), weights.flip(1))
+    for ours, expected in zip(run(strided, backend), run(plain, backend), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_summed_in_float32(backend, dtype):
+    value, shapes, locations, weights = random_case([(4, 5), (2, 3)], points=4)
+    # Locations stay in float32: half a pixel of a large level is beyond a half type.
+    output = ms_deform_attn(value.to(dtype), shapes, locations, weights, backend=backend)
+    assert output.dtype == dtype
+    expected = ms_deform_attn(value.to(dtype).float(), shapes, locations, weights, backend="torch")
+    torch.testing.assert_close(output, expected.to(dtype), rtol=1e-2, atol=1e-2)
+
+
+def needs_native():
+    usable, reason = available_backends()["native"]
+    return pytest.mark.skipif(not usable, reason=reason)
+
+
+@needs_native()
+def test_native_gradients_are_those_of_differences():
+    value, shapes, locations, weights = random_case(
+        [(3, 4), (2, 2)], batch=1, channels=3, queries=2, points=2, dtype=torch.float64
+    )
+    inputs = [t.requires_grad_() for t in (value, locations, weights)]
+    assert torch.autograd.gradcheck(
+        lambda v, x, w: ms_deform_attn(v, shapes, x, w, backend="native"), inputs
+    )
+
+
+@needs_native()
+def test_native_gives_the_same_bits_with_any_number_of_threads():
+    case = random_case([(16, 16), (8, 8), (4, 4)], channels=32, queries=336, heads=4)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = run(case, "native")
+        torch.set_num_threads(2)
+        again = [run(case, "native") for _ in range(3)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in again for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda folder: None, "not built"),
+        (lambda folder: (folder / "_native.so").write_bytes(b"no library"), "does not load"),
+    ],
+)
+def test_a_binary_that_does_not_fit_is_passed_over(tmp_path, monkeypatch, caplog, make, message):
+    make(tmp_path)
+    monkeypatch.setattr(native, "HERE", tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert message in native.load.__wrapped__()
+    assert bool(caplog.records) == (message != "not built")
+    assert all("pip install --no-build-isolation" in r.getMessage() for r in caplog.records)
+
+
+@needs_native()
+def test_a_binary_of_other_sources_is_passed_over(monkeypatch, caplog):
+    monkeypatch.setattr(native, "source_hash", lambda: "another")
+    with caplog.at_level(logging.WARNING):
+        assert "built from other sources" in native.load.__wrapped__()
+    assert "built from other sources" in caplog.text
+
+
+def test_the_choice_can_be_overridden(monkeypatch):
+    assert backends.choose("", "cpu", torch.float32).__name__ == backends.BACKENDS[FAST[0]]
+    monkeypatch.setenv(backends.VARIABLE, "torch")
+    assert backends.choose("", "cpu", torch.float32).__name__.endswith("reference")
+    for name, message in (("abacus", "none of native, triton, torch"), ("native", "CPU only")):
+        with pytest.raises(ValueError, match=message):
+            backends.choose(name, "cuda", torch.float32)
+    monkeypatch.setenv(backends.VARIABLE, "abacus")
+    with pytest.raises(ValueError, match="abacus"):
+        ms_deform_attn(*random_case([(2, 2)]))
+
+
+def test_a_missing_library_is_a_reason(monkeypatch):
+    monkeypatch.setitem(backends.BACKENDS, "triton", "rankseg_m2f.ops.not_there")
+    backends._problem.cache_clear()
+    assert available_backends("cuda")["triton"] == (
+        False,
+        "rankseg_m2f.ops.not_there is not installed",
+    )
+    backends._problem.cache_clear()
 
 
 def test_what_does_not_fit_is_named():
@@ -44,8 +237,58 @@ def test_what_does_not_fit_is_named():
         ms_deform_attn(value, shapes, locations, weights[..., :2])
     with pytest.raises(ValueError, match="devices"):
         ms_deform_attn(value, shapes, locations.to("meta"), weights)
-    with pytest.raises(ValueError, match="none of torch"):
+    with pytest.raises(ValueError, match="none of native, triton, torch"):
         ms_deform_attn(value, shapes, locations, weights, backend="abacus")
+
+
+@pytest.mark.parametrize("backend", [b for b in FAST if b != "triton"])
+def test_the_operator_keeps_pytorchs_rules(backend):
+    value, shapes, locations, weights = random_case([(3, 4), (2, 2)])
+    inputs = [t.requires_grad_() for t in (value, locations, weights)]
+    flat = [side for shape in shapes for side in shape]
+    arguments = (inputs[0], flat, *inputs[1:], backend)
+    torch.library.opcheck(torch.ops.rankseg_m2f.ms_deform_attn.default, arguments)
+
+
+def test_it_compiles_and_exports_as_one_operator():
+    layer = MSDeformAttn(channels=16, levels=2, heads=4, points=2)
+    shapes, tokens, reference = [(4, 6), (2, 3)], torch.randn(2, 30, 16), torch.rand(30, 2)
+    expected = layer(tokens, reference, tokens, shapes)
+    expected.sum().backward()
+    gradient = layer.value_proj.weight.grad.clone()
+    layer.zero_grad()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    output = compiled(tokens, reference, tokens, shapes)
+    output.sum().backward()
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(layer.value_proj.weight.grad, gradient)
+    exported = torch.export.export(layer, (tokens, reference, tokens, shapes))
+    called = [n.target for n in exported.graph.nodes if "ms_deform_attn" in str(n.target)]
+    assert called == [torch.ops.rankseg_m2f.ms_deform_attn.default]
+    torch.testing.assert_close(exported.module()(tokens, reference, tokens, shapes), expected)
+
+
+@pytest.mark.skipif(not hasattr(torch.library, "register_autocast"), reason="torch < 2.7")
+def test_autocast_runs_it_in_float32():
+    value, shapes, locations, weights = random_case([(3, 4)])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = ms_deform_attn(value.bfloat16(), shapes, locations, weights)
+    assert output.dtype == torch.float32
+
+
+def test_flops_are_counted():
+    value, shapes, locations, weights = random_case(
+        [(3, 4), (2, 2)], batch=2, heads=2, channels=8, queries=5, points=3
+    )
+    with FlopCounterMode(display=False) as counter:
+        ms_deform_attn(value.requires_grad_(), shapes, locations, weights).sum().backward()
+    # Samples x channels x (four pixels and one weight) x 2, and twice that backwards.
+    forward = (2 * 5 * 2 * 2 * 3) * 8 * 5 * 2
+    assert counter.get_total_flops() == 3 * forward
+
+
+def test_it_is_where_the_documentation_says():
+    assert rankseg_m2f.ops.ms_deform_attn is ms_deform_attn
 
 
 def test_layer_starts_by_averaging_rays():
@@ -60,3 +303,18 @@ def test_layer_starts_by_averaging_rays():
     assert output.shape == (1, 30, 16)
     with pytest.raises(ValueError, match="10 channels do not split into 4"):
         MSDeformAttn(channels=10, heads=4)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the inner run")
+def test_triton_interpreted():
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "triton and not interpreted"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout and "skipped" not in done.stdout

@@ -156,6 +156,13 @@ def _per_output(factor: int) -> Callable[..., int]:
     return lambda *shapes, out_shape, **kwargs: 2 * prod(out_shape) * factor
 
 
+def _per_sample(factor: int) -> Callable[..., int]:
+    """FLOPs per sampled channel of deformable attention."""
+    return lambda value, shapes, locations, *rest, **kwargs: (
+        2 * prod(locations[:-1]) * value[3] * factor
+    )
+
+
 def _written(*shapes, out_shape, **kwargs) -> int:
     """Elements of the first output."""
     return prod(out_shape[0] if isinstance(out_shape[0], (list, tuple)) else out_shape)
@@ -169,7 +176,8 @@ _FVCORE_FLOPS = {
     aten._native_batch_norm_legit_no_training: _per_input(plain=1, affine=2, weight=1),
     aten.upsample_nearest2d: _per_output(1),
     aten.upsample_bilinear2d: _per_output(4),
-    aten.grid_sampler_2d: _per_output(4),
+    # As the sampling it stands for; weighting the samples is element-wise.
+    torch.ops.rankseg_m2f.ms_deform_attn: _per_sample(4),
     aten._adaptive_avg_pool2d: _per_input(plain=1, affine=1, weight=0),
 }
 _ACTIVATIONS = dict.fromkeys(flop_registry, _written)

@@ -1,22 +1,15 @@
 """One call for multi-scale deformable attention, whichever backend serves it.
 
-Shapes: N images, S value tokens of all levels, M heads, D channels per head, Lq queries,
+Shapes: N images, S value tokens of all levels, M heads, D channels per head, Q queries,
 L levels, P points.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from rankseg_m2f.ops.reference import ms_deform_attn_torch
-
-# Name -> implementation; the first that can serve the tensors' device is taken.
-BACKENDS: dict[str, Callable[..., Tensor]] = {"torch": ms_deform_attn_torch}
-
-
-def available_backends() -> dict[str, tuple[bool, str]]:
-    """Each backend's name -> (usable here, reason)."""
-    return {"torch": (True, "pure PyTorch, any device and dtype")}
+from rankseg_m2f.ops.backends import available_backends  # noqa: F401  (part of this interface)
+from rankseg_m2f.ops.operator import attend
 
 
 def ms_deform_attn(
@@ -29,37 +22,36 @@ def ms_deform_attn(
     """Multi-scale deformable attention (Zhu et al., ICLR 2021).
 
     Samples each head's values bilinearly (zeros outside, ``align_corners=False``) and adds them
-    up by weight.
+    up by weight. Half types are summed in float32; under autocast all is float32. One operator,
+    `rankseg_m2f::ms_deform_attn`, for autograd, torch.compile and torch.export.
 
     Args:
         value: (N, S, M, D) float, levels concatenated, each in row-major order.
         spatial_shapes: L pairs (height, width) with sum of products S. A tensor is accepted, at
             the price of a host synchronisation on a GPU.
-        sampling_locations: (N, Lq, M, L, P, 2) float, (x, y) with [0, 1] spanning the level.
-        attention_weights: (N, Lq, M, L, P) float.
-        backend: a key of `BACKENDS`; None takes the first that serves.
+        sampling_locations: (N, Q, M, L, P, 2) float, (x, y) with [0, 1] spanning the level.
+        attention_weights: (N, Q, M, L, P) float.
+        backend: a name of `backends.BACKENDS`; None takes that of the environment variable
+            RANKSEG_M2F_MS_DEFORM_ATTN, else the first that serves.
 
     Returns:
-        (N, Lq, M * D) float.
+        (N, Q, M * D), as `value`.
 
     Raises:
-        ValueError: shapes or devices that do not fit together, or an unknown backend.
+        ValueError: shapes or devices that do not fit together, or a backend that is unknown or
+            cannot serve.
     """
     if isinstance(spatial_shapes, Tensor):
         spatial_shapes = spatial_shapes.tolist()
-    spatial_shapes = [(int(h), int(w)) for h, w in spatial_shapes]
-    _check(value, spatial_shapes, sampling_locations, attention_weights)
-    if backend is None:
-        backend = next(iter(BACKENDS))
-    if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
-    return BACKENDS[backend](value, spatial_shapes, sampling_locations, attention_weights)
+    shapes = [int(side) for size in spatial_shapes for side in size]
+    _check(value, shapes, sampling_locations, attention_weights)
+    return attend(value, shapes, sampling_locations, attention_weights, backend or "")
 
 
-def _check(value: Tensor, shapes: list, locations: Tensor, weights: Tensor) -> None:
+def _check(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor) -> None:
     batch, tokens, heads = value.shape[:3]
-    queries, levels, points = locations.shape[1], len(shapes), locations.shape[-2]
-    if tokens != sum(h * w for h, w in shapes):
+    queries, levels, points = locations.shape[1], len(shapes) // 2, locations.shape[-2]
+    if tokens != sum(h * w for h, w in zip(shapes[::2], shapes[1::2], strict=True)):
         raise ValueError(f"value has {tokens} tokens, spatial_shapes {shapes} another number")
     if locations.shape != (batch, queries, heads, levels, points, 2):
         raise ValueError(

@@ -1,34 +1,77 @@
 """Multi-scale deformable attention in plain PyTorch: the definition every backend must equal.
 
-Shapes: N images, S value tokens of all levels, M heads, D channels per head, Lq queries,
+Shapes: N images, S value tokens of all levels, M heads, D channels per head, Q queries,
 L levels, P points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ABOUT = "pure PyTorch, any device and dtype"
 
-def ms_deform_attn_torch(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    """See `rankseg_m2f.ops.dispatch.ms_deform_attn` for the contract."""
+
+def problem(device_type: str, dtype: torch.dtype) -> None:
+    """Nothing speaks against it anywhere."""
+    return None
+
+
+def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    """See `rankseg_m2f.ops.dispatch.ms_deform_attn`; `shapes` is flat (h, w, h, w, ...)."""
     batch, _, heads, channels = value.shape
-    queries = sampling_locations.shape[1]
-    levels = value.split([h * w for h, w in spatial_shapes], dim=1)
-    # grid_sample reads coordinates in [-1, 1].
-    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)
-    sampled = []
-    for level, (height, width) in enumerate(spatial_shapes):
-        image = levels[level].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
-        sampled.append(
-            F.grid_sample(image, grids[:, :, level], mode="bilinear", align_corners=False)
+    queries = locations.shape[1]
+    total = value.new_zeros(batch * heads, channels, queries, dtype=_wide(value))
+    for image, grid, weight in _levels(value, shapes, locations, weights):
+        total += (_sample(image, grid) * weight).sum(-1)
+    merged = total.view(batch, heads * channels, queries).transpose(1, 2)
+    return merged.to(value.dtype).contiguous()
+
+
+def backward(
+    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights; samples again rather than keep the samples."""
+    batch, _, heads, channels = value.shape
+    grad = grad_output.to(_wide(value)).unflatten(-1, (heads, channels))
+    grad = grad.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(-1)  # (N * M, D, Q, 1)
+    grads_value, grads_grid, grads_weight = [], [], []
+    for image, grid, weight in _levels(value, shapes, locations, weights):
+        grads_weight.append((_sample(image, grid) * grad).sum(1))
+        # Bilinear, zeros outside, align_corners False; both gradients.
+        grad_image, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
+            grad * weight, image, grid, 0, 0, False, [True, True]
         )
-    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
-    mixed = (torch.cat(sampled, dim=-1) * weights).sum(-1)
-    return mixed.view(batch, heads * channels, queries).transpose(1, 2)
+        grads_value.append(grad_image.flatten(2))
+        grads_grid.append(2 * grad_grid)
+    of_value = torch.cat(grads_value, dim=2).unflatten(0, (batch, heads)).permute(0, 3, 1, 2)
+    of_locations = torch.stack(grads_grid, dim=2).unflatten(0, (batch, heads)).transpose(1, 2)
+    of_weights = torch.stack(grads_weight, dim=2).unflatten(0, (batch, heads)).transpose(1, 2)
+    found = zip((of_value, of_locations, of_weights), (value, locations, weights), strict=True)
+    return tuple(gradient.to(like.dtype).contiguous() for gradient, like in found)
+
+
+def _levels(
+    value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Per level: image (N * M, D, h, w), grid (N * M, Q, P, 2), weight (N * M, 1, Q, P)."""
+    dtype, channels = _wide(value), value.shape[3]
+    # grid_sample reads coordinates in [-1, 1].
+    grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)
+    spread = weights.to(dtype).transpose(1, 2).flatten(0, 1).unsqueeze(1)
+    start = 0
+    for level, (height, width) in enumerate(zip(shapes[::2], shapes[1::2], strict=True)):
+        tokens = value[:, start : start + height * width].to(dtype)
+        image = tokens.permute(0, 2, 3, 1).reshape(-1, channels, height, width)
+        yield image, grids[:, :, level], spread[:, :, :, level]
+        start += height * width
+
+
+def _sample(image: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(image, grid, mode="bilinear", align_corners=False)
+
+
+def _wide(value: Tensor) -> torch.dtype:
+    """The type sums are made in."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32

@@ -1,0 +1,88 @@
+"""Deformable attention as one PyTorch operator: autograd, fake tensors, autocast, FLOPs.
+
+Shapes as in `dispatch`.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from rankseg_m2f.ops.backends import choose
+
+NAME = "rankseg_m2f::ms_deform_attn"
+
+
+@torch.library.custom_op(
+    NAME,
+    mutates_args=(),
+    schema="(Tensor value, int[] shapes, Tensor locations, Tensor weights, str backend) -> Tensor",
+)
+def attend(
+    value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, backend: str
+) -> Tensor:
+    """The forward pass by whichever backend serves."""
+    chosen = choose(backend, value.device.type, value.dtype)
+    return chosen.forward(value, shapes, locations, weights)
+
+
+@torch.library.custom_op(
+    f"{NAME}_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor value, int[] shapes, Tensor locations, Tensor weights, "
+    "str backend) -> (Tensor, Tensor, Tensor)",
+)
+def attend_backward(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights."""
+    chosen = choose(backend, value.device.type, value.dtype)
+    return chosen.backward(grad, value, shapes, locations, weights)
+
+
+@attend.register_fake
+def _(value, shapes, locations, weights, backend):
+    return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+
+@attend_backward.register_fake
+def _(grad, value, shapes, locations, weights, backend):
+    return tuple(t.new_empty(t.shape) for t in (value, locations, weights))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    value, ctx.shapes, locations, weights, ctx.backend = inputs
+    ctx.save_for_backward(value, locations, weights)
+
+
+def _backward(ctx, grad: Tensor) -> tuple:
+    value, locations, weights = ctx.saved_tensors
+    grads = torch.ops.rankseg_m2f.ms_deform_attn_backward(
+        grad, value, ctx.shapes, locations, weights, ctx.backend
+    )
+    return grads[0], None, grads[1], grads[2], None
+
+
+attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _flops(value: Sequence[int], shapes, locations: Sequence[int], *args, **kwargs) -> int:
+    # Per point and channel one product with each of four pixels and one with the weight.
+    return 2 * 5 * prod(locations[:-1]) * value[3]
+
+
+register_flop_formula(torch.ops.rankseg_m2f.ms_deform_attn)(_flops)
+register_flop_formula(torch.ops.rankseg_m2f.ms_deform_attn_backward)(
+    lambda grad, *args, **kwargs: 2 * _flops(*args, **kwargs)
+)
+# As in the official code: half a pixel of a level of 128 is beyond bfloat16.
+for _device in ("cpu", "cuda"):
+    if hasattr(torch.library, "register_autocast"):  # torch >= 2.7
+        torch.library.register_autocast(NAME, _device, torch.float32)
