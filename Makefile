@@ -12,7 +12,7 @@ READY := $(VENV)/ready
 DETECTRON2 := sal-detectron2==0.7.2
 DETECTRON2_PIP := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none
 
-.PHONY: demo test lint setup doctor clean
+.PHONY: demo test gpu-test lint bench setup doctor clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,12 +20,20 @@ help:
 	@echo "make test   install and run the tests"
 	@echo "make lint   check the style"
 	@echo "make setup  install only;  make doctor  what works here and what does not"
+	@echo "make bench  speed against peers;  make gpu-test  the tests that need a CUDA device"
 
 demo: $(READY)
 	$(BIN)/python demo/run_demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -q tests
+
+gpu-test: $(READY)
+	$(BIN)/python -m pytest -q tests -m gpu
+
+bench: $(READY)
+	$(BIN)/python benchmarks/ms_deform_attn.py
+	$(BIN)/python benchmarks/whole_model.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

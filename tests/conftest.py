@@ -10,7 +10,10 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 # Scripts that are not part of the package are imported by their own names; Detectron2 installs a
 # package called tools, so ours cannot be imported through its folder.
-for path in (str(TESTS), *(str(ROOT / folder) for folder in ("datasets", "demo", "tools"))):
+for path in (
+    str(TESTS),
+    *(str(ROOT / folder) for folder in ("benchmarks", "datasets", "demo", "tools")),
+):
     if path not in sys.path:
         sys.path.insert(0, path)
 

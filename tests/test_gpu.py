@@ -1,0 +1,35 @@
+"""What only a CUDA device can show: `make gpu-test`."""
+
+import pytest
+import torch
+from golden import load_case
+from test_ops import assert_like_the_definition, random_case
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SHAPES = [(8, 12), (4, 6), (2, 3)]
+
+
+def on_gpu(case, dtype=torch.float32):
+    value, shapes, locations, weights = case
+    return value.cuda().to(dtype), shapes, locations.cuda(), weights.cuda()
+
+
+@pytest.mark.parametrize("channels", [3, 32, 40])
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-4), (torch.bfloat16, 5e-2)])
+def test_triton_is_like_the_definition(channels, dtype, bound):
+    case = on_gpu(random_case(SHAPES, channels=channels, queries=130, heads=4), dtype)
+    assert_like_the_definition(case, "triton", rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("amp", [None, torch.float16, torch.bfloat16])
+def test_a_model_trains_with_finite_losses(amp):
+    case = load_case("image_r50_rankseg")
+    model = case.model("MODEL.DEVICE", "cuda").train()
+    with torch.autocast("cuda", amp, enabled=amp is not None):
+        losses = model(case.inputs)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
