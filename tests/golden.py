@@ -17,6 +17,8 @@ import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import get_cfg
 
 FOLDER = Path(__file__).parent / "data" / "golden"
+# The full golden data, for cases too large to be part of the project.
+SHARED = Path(__file__).parent.parent.parent / "shared" / "golden"
 IMAGE_CASES = (
     "image_r50_baseline",
     "image_swin_baseline",
@@ -47,29 +49,34 @@ class Case:
         cfg = self.cfg.clone()
         cfg.merge_from_list(list(overrides))
         model = build_model(cfg).eval()
-        weights = load_weights(FOLDER / self.name / "weights.npz")
+        weights = load_weights(folder_of(self.name) / "weights.npz")
         model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
         return model
+
+
+def folder_of(name: str) -> Path:
+    """Where a case is: in the project or in the shared data."""
+    return FOLDER / name if (FOLDER / name).is_dir() else SHARED / name
 
 
 @lru_cache
 def load_case(name: str) -> Case:
     """Read a case; its thing and stuff ids are registered under the config's dataset name."""
-    folder = FOLDER / name
+    folder = folder_of(name)
     meta = json.loads((folder / "meta.json").read_text())
     cfg = get_cfg()
     cfg.merge_from_file(str(folder / "config.yaml"))
     # The official oracle spares the auxiliary layers.
     cfg.MODEL.RANKSEG.USE_GT_AUX = False
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    metadata.thing_dataset_id_to_contiguous_id = {i: i for i in meta["thing_ids"]}
+    metadata.thing_dataset_id_to_contiguous_id = {i: i for i in meta["thing_ids"] or ()}
     arrays = _tensors(folder / "inputs.npz")
     inputs = []
     for i in range(sum(key.startswith("image.") for key in arrays)):
         x = {
             "image": arrays[f"image.{i}"],
-            "height": int(arrays[f"height.{i}"]),
-            "width": int(arrays[f"width.{i}"]),
+            "height": int(arrays.get(f"height.{i}", arrays["height.0"])),
+            "width": int(arrays.get(f"width.{i}", arrays["width.0"])),
         }
         if cfg.MODEL.RANKSEG.USE_GT:
             x["instances"] = Instances(
@@ -78,6 +85,9 @@ def load_case(name: str) -> Case:
                 gt_masks=arrays[f"gt_masks.{i}"],
             )
         inputs.append(x)
+    if meta["video"]:
+        # The frames of one clip.
+        inputs = [{**inputs[0], "image": [x["image"] for x in inputs]}]
     return Case(name, cfg, meta, inputs, _tensors(folder / "outputs.npz"))
 
 

@@ -24,7 +24,12 @@ from rankseg_m2f.rankseg.loss import asymmetric_loss
 from rankseg_m2f.rankseg.presence import presence_of_labels
 from rankseg_m2f.rankseg.temperature import RankTemperature
 from rankseg_m2f.structures.clip import ClipBatch
-from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction, SelectedScores
+from rankseg_m2f.structures.predictions import (
+    ClipTargets,
+    LabelMaps,
+    QueryPrediction,
+    SelectedScores,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -219,18 +224,19 @@ class MaskFormer(nn.Module):
         clips: ClipBatch,
     ) -> list[dict]:
         """Results of each clip from the final layer."""
-        if clips.num_frames > 1:
-            raise ValueError(
-                f"a clip of {clips.num_frames} frames: only images can be evaluated so far"
-            )
         scores = layer.class_logits.float().softmax(-1)
         everything = torch.arange(self.num_labels, device=self.device)
         results = []
         for i, (size, output_size) in enumerate(zip(clips.sizes, clips.output_sizes, strict=True)):
             label_ids = everything if ranked is None else ranked.index[i]
             sizes = (clips.padded_size, size, output_size)
-            infer = retry_if_cuda_oom(self.infer_image)
-            result = infer(scores[i], label_ids, layer.mask_logits[i, :, 0], sizes)
+            masks = layer.mask_logits[i]
+            if clips.is_video:
+                result = retry_if_cuda_oom(self.infer_clip)(scores[i], label_ids, masks, sizes)
+            else:
+                result = retry_if_cuda_oom(self.infer_image)(
+                    scores[i], label_ids, masks[:, 0], sizes
+                )
             if presence is not None:
                 result["label_scores"] = presence[i].float().sigmoid()
                 result["label_ranking"] = (
@@ -261,13 +267,9 @@ class MaskFormer(nn.Module):
         results = {}
         if options.masks_first:
             mask_logits = inference.crop_and_resize(mask_logits, size, output_size)
+            size = output_size
         if options.semantic:
-            selected = self.semantic(label_scores, label_ids, mask_logits)
-            if not options.masks_first:
-                selected = replace(
-                    selected,
-                    scores=inference.crop_and_resize(selected.scores, size, output_size),
-                )
+            selected = self.sized_semantic(label_scores, label_ids, mask_logits, size, output_size)
             complete = len(selected.ids) == self.num_labels
             results["sem_seg"] = selected.scores if complete else selected
         if options.panoptic:
@@ -286,6 +288,64 @@ class MaskFormer(nn.Module):
             )
         return results
 
+    def infer_clip(
+        self,
+        class_scores: Tensor,
+        label_ids: Tensor,
+        mask_logits: Tensor,
+        sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    ) -> dict:
+        """Results of one clip; as `infer_image` with (Q, T, H/4, W/4) mask logits.
+
+        Semantic scores are made frame by frame and only their arg-max is kept, unless
+        MODEL.RANKSEG.FULL_SEM_SEG asks for them.
+        """
+        options = self.options
+        results = {}
+        if options.semantic:
+            frames = [
+                self.semantic_frame(class_scores[:, :-1], label_ids, logits, sizes)
+                for logits in mask_logits.unbind(1)
+            ]
+            if self.rank_options.full_sem_seg:
+                results["sem_seg"] = torch.stack([frame.scores for frame in frames], dim=1)
+            else:
+                results["sem_seg"] = LabelMaps(torch.stack(frames))
+        if options.instance:
+            results |= inference.video_instances(
+                class_scores[:, :-1], label_ids, mask_logits, sizes, options.max_instances
+            )
+        return results
+
+    def semantic_frame(
+        self,
+        label_scores: Tensor,
+        label_ids: Tensor,
+        mask_logits: Tensor,
+        sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    ) -> SelectedScores | Tensor:
+        """Scores of a frame from (Q, H/4, W/4) mask logits, or its (height, width) labels."""
+        mask_logits = inference.resize(mask_logits.float(), sizes[0])
+        selected = self.sized_semantic(label_scores, label_ids, mask_logits, *sizes[1:])
+        return selected if self.rank_options.full_sem_seg else selected.argmax(0)
+
+    def sized_semantic(
+        self,
+        label_scores: Tensor,
+        label_ids: Tensor,
+        mask_logits: Tensor,
+        size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> SelectedScores:
+        """Semantic scores at output size from (Q, H, W) mask logits."""
+        if self.options.masks_first:
+            mask_logits = inference.crop_and_resize(mask_logits, size, output_size)
+            return self.semantic(label_scores, label_ids, mask_logits)
+        selected = self.semantic(label_scores, label_ids, mask_logits)
+        return replace(
+            selected, scores=inference.crop_and_resize(selected.scores, size, output_size)
+        )
+
     def semantic(
         self, label_scores: Tensor, label_ids: Tensor, mask_logits: Tensor
     ) -> SelectedScores:
@@ -296,6 +356,9 @@ class MaskFormer(nn.Module):
             label_scores = spread.index_copy(1, label_ids, label_scores)
             label_ids = torch.arange(self.num_labels, device=label_ids.device)
         return SelectedScores(label_ids, inference.semantic_scores(label_scores, mask_logits))
+
+
+META_ARCH_REGISTRY._do_register("VideoMaskFormer", MaskFormer)
 
 
 def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[ClipTargets]:

@@ -25,6 +25,7 @@ class ClipBatch:
         sizes: B pairs (h, w) before padding.
         output_sizes: B pairs (height, width) results are wanted in.
         instances: per clip, T Instances; None where the input has none.
+        is_video: whether inputs were lists of frames, be it of one; results then have a T axis.
     """
 
     frames: Tensor
@@ -32,6 +33,7 @@ class ClipBatch:
     sizes: list[tuple[int, int]]
     output_sizes: list[tuple[int, int]]
     instances: list[list[Instances] | None]
+    is_video: bool = False
 
     @classmethod
     def from_inputs(
@@ -76,7 +78,8 @@ class ClipBatch:
         instances = [
             None if x.get("instances") is None else _as_list(x["instances"]) for x in inputs
         ]
-        return cls(frames, lengths.pop(), sizes, output_sizes, instances)
+        is_video = any(isinstance(x["image"], (list, tuple)) for x in inputs)
+        return cls(frames, lengths.pop(), sizes, output_sizes, instances, is_video)
 
     @property
     def padded_size(self) -> tuple[int, int]:

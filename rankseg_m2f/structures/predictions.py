@@ -81,3 +81,26 @@ class SelectedScores:
     def to(self, device: torch.device | str) -> "SelectedScores":
         """The same on another device."""
         return SelectedScores(self.ids.to(device), self.scores.to(device))
+
+
+@dataclass
+class LabelMaps:
+    """The best label of each pixel of a clip, where scores of all frames would not fit in memory.
+
+    Stands in for a (K, T, h, w) score tensor where only its arg-max is read.
+
+    Attributes:
+        labels: (T, h, w) int64.
+    """
+
+    labels: Tensor
+
+    def argmax(self, dim: int = 0) -> Tensor:
+        """`labels`.
+
+        Raises:
+            ValueError: another dimension than the label one.
+        """
+        if dim != 0:
+            raise ValueError(f"the labels of label maps lie along dim 0, not {dim}")
+        return self.labels

@@ -1,0 +1,122 @@
+"""Every intermediate and result of the official video models; and an image as a one-frame clip.
+
+One case is part of the project; the others are read from the shared golden data where it is.
+"""
+
+import pytest
+import torch
+from golden import SEM_SEG_STEP, folder_of, load_case
+from test_official_parity import close, run_layers
+
+from rankseg_m2f.structures.predictions import LabelMaps
+
+CASES = [
+    "video_vis_rankseg_k10",
+    "video_vis_baseline",
+    "video_vis_rankseg_kappaK",
+    "video_vspw_rankseg",
+]
+cases = pytest.mark.parametrize("name", [c for c in CASES if folder_of(c).is_dir()])
+# The official video code always returns ten.
+TEN = ("TEST.DETECTIONS_PER_IMAGE", "10")
+
+
+@cases
+def test_features_decoder_layers_and_ranks(name):
+    case = load_case(name)
+    official, model = case.outputs, case.model()
+    _, features, mask_features, maps, layers = run_layers(case, model)
+    for level, feature in features.items():
+        close(feature, official[f"backbone.{level}"], 6e-6)
+    close(mask_features, official["mask_features"], 1.5e-5)
+    for level in range(3):
+        close(maps[level], official[f"multi_scale.{level}"], 1.5e-5)
+    for i, layer in enumerate(layers):
+        final = layer is layers[-1]
+        close(
+            layer.class_logits,
+            official["raw_pred_logits" if final else f"raw_aux_pred_logits.{i}"],
+            5e-5,
+        )
+        close(
+            layer.mask_logits,
+            official["pred_masks" if final else f"aux_pred_masks.{i}"],
+            1e-4,
+            1e-4,
+        )
+    if model.ml_head is None:
+        return
+    with torch.no_grad():
+        presence = model.presence(layers)
+        ranked = model.rank(presence, None).with_void()
+        close(presence, official["img_pred"], 3e-6)
+        assert torch.equal(ranked.index, official["topk_index"])
+        for i, layer in enumerate(layers):
+            key = "pred_logits" if layer is layers[-1] else f"aux_pred_logits.{i}"
+            close(model.ranked(layer, ranked).class_logits, official[f"ln_{key}"], 5e-5)
+
+
+@cases
+def test_instances_as_a_set(name):
+    case = load_case(name)
+    with torch.no_grad():
+        (result,) = case.model(*TEN)(case.inputs)
+    assert list(result["image_size"]) == case.meta["vid.image_size"]
+    assert result["pred_scores"] == sorted(result["pred_scores"], reverse=True)
+    scores, labels, masks = (case.outputs[f"vid.{k}"] for k in ("scores", "labels", "masks"))
+    left = list(range(len(scores)))
+    found = zip(result["pred_scores"], result["pred_labels"], result["pred_masks"], strict=True)
+    for score, label, mask in found:
+        twin = next(
+            j
+            for j in left
+            if labels[j] == label
+            and abs(scores[j].item() - score) < 1e-5
+            and torch.equal(masks[j], mask)
+        )
+        left.remove(twin)
+    assert not left
+
+
+@pytest.mark.skipif(not folder_of("video_vspw_rankseg").is_dir(), reason="no shared golden data")
+def test_semantic_maps():
+    case = load_case("video_vspw_rankseg")
+    official = case.outputs["sem_seg.0"]
+    with torch.no_grad():
+        (full,) = case.model("MODEL.RANKSEG.FULL_SEM_SEG", "True")(case.inputs)
+        (lean,) = case.model()(case.inputs)
+    step = 1 if official.shape[-1] == 52 else SEM_SEG_STEP
+    close(full["sem_seg"][..., ::step, ::step], official, 3e-5)
+    assert isinstance(lean["sem_seg"], LabelMaps)
+    assert torch.equal(lean["sem_seg"].argmax(0), full["sem_seg"].argmax(0))
+    with pytest.raises(ValueError, match="dim 0"):
+        lean["sem_seg"].argmax(1)
+
+
+@pytest.mark.parametrize("name", ["image_r50_rankseg", "image_r50_baseline"])
+def test_one_frame_through_the_video_path_is_the_image(name):
+    case = load_case(name)
+    model = case.model("MODEL.RANKSEG.FULL_SEM_SEG", "True", *TEN)
+    model.options.panoptic = False
+    image = case.inputs[0]
+    with torch.no_grad():
+        (still,) = model([image])
+        (clip,) = model([{**image, "image": [image["image"]]}])
+    assert torch.equal(clip["sem_seg"][:, 0], still["sem_seg"])
+    assert torch.equal(torch.stack(clip["pred_masks"])[:, 0], still["instances"].pred_masks)
+    assert clip["pred_labels"] == still["instances"].pred_classes.tolist()
+
+
+def test_batches_of_clips_keep_their_clips_apart():
+    case = load_case("video_vis_rankseg_k10")
+    model = case.model(*TEN)
+    clip = case.inputs[0]
+    other = {**clip, "image": [frame.flip(2) for frame in clip["image"]]}
+    with torch.no_grad():
+        together = model([clip, other])
+        alone = [model([x])[0] for x in (clip, other)]
+    for a, b in zip(together, alone, strict=True):
+        assert a["pred_labels"] == b["pred_labels"]
+        torch.testing.assert_close(
+            torch.tensor(a["pred_scores"]), torch.tensor(b["pred_scores"]), atol=1e-5, rtol=0
+        )
