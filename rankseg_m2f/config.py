@@ -179,6 +179,11 @@ def _add_mask_former(cfg: Config) -> None:
     # Resize masks to the output size before, rather than the semantic map after, inference.
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
+    # (ours) Frames of a video seen at once, and how many of them the next window sees again, to
+    # find objects back; 0: all, as the official code. Memory does not grow with the video then.
+    node.TEST.WINDOW = 0
+    node.TEST.WINDOW_OVERLAP = 4
+
     head = cfg.MODEL.SEM_SEG_HEAD
     head.MASK_DIM = 256
     head.PIXEL_DECODER_NAME = "BasePixelDecoder"

@@ -130,18 +130,14 @@ class MaskFormer(nn.Module):
             batched_inputs: see `ClipBatch.from_inputs`.
 
         Returns:
-            Training: weighted losses. Evaluation: per clip, as configured,
+            Training: weighted losses. Evaluation: per image, as configured,
             `sem_seg` (K, height, width) float, or `SelectedScores` when κ < K;
-            `panoptic_seg`, see `inference.panoptic`; `instances`, see `inference.instances`;
-            with RankSeg also `label_scores` (K,) float presence probabilities, and
+            `panoptic_seg`, see `inference.panoptic`; `instances`, see `inference.instances`.
+            Per video clip `sem_seg`, see `infer_clip`, and what `inference.video_instances` gives.
+            With RankSeg also `label_scores` (K,) float presence probabilities, and
             `label_ranking` (κ,) int64 label ids, most probable first.
         """
-        clips = ClipBatch.from_inputs(
-            batched_inputs, self.normalise, self.size_divisibility, self.device
-        )
-        features = self.backbone(clips.frames)
-        layers = self.sem_seg_head(features, clips.num_frames, every_mask=self.training)
-        presence = self.presence(layers)
+        clips, layers, presence = self.decode(batched_inputs)
         targets = clips.targets(self.num_labels) if self.training else None
         if self.oracle:
             layers = self.mask_absent(layers, clips.labels())
@@ -152,6 +148,17 @@ class MaskFormer(nn.Module):
         if self.training:
             return self.losses(layers, targets, presence, ranked)
         return self.infer(layers[-1], presence, ranked, clips)
+
+    def decode(
+        self, batched_inputs: list[dict]
+    ) -> tuple[ClipBatch, list[QueryPrediction], Tensor | None]:
+        """The clips, their predictions before ranking, and `presence` of them."""
+        clips = ClipBatch.from_inputs(
+            batched_inputs, self.normalise, self.size_divisibility, self.device
+        )
+        features = self.backbone(clips.frames)
+        layers = self.sem_seg_head(features, clips.num_frames, every_mask=self.training)
+        return clips, layers, self.presence(layers)
 
     def normalise(self, frame: Tensor) -> Tensor:
         """(3, h, w) of any dtype to float with zero mean and unit deviation."""

@@ -1,0 +1,233 @@
+"""Long videos in overlapping windows, at constant memory.
+
+Each window is seen as a clip of its own. Its objects are found back in the next window by the
+frames both see and by class; class logits and label scores are averaged over windows, so the
+labels of a track are ranked once, for the whole video.
+
+Shapes: Q queries, M candidates, W frames of a window, O frames seen again, K labels;
+h, w quarter of the padded input.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from rankseg_m2f.evaluation.rle import encode
+from rankseg_m2f.modeling.inference import crop_and_resize, resize
+from rankseg_m2f.modeling.mask_former import MaskFormer
+from rankseg_m2f.structures.predictions import LabelMaps, QueryPrediction
+
+# Pairs kept as candidates per pair returned: an object weak in one window may win in the video.
+_CANDIDATES = 3
+# Overlap plus half the class agreement, each in [0, 1], that make two candidates one object: the
+# class alone never does.
+_SAME_OBJECT = 0.7
+
+
+@dataclass
+class Window:
+    """Candidates of one window.
+
+    Attributes:
+        logits: (M, K + 1) class logits before ranking.
+        scores: (M,) best score after ranking.
+        outlines: (M, W, h, w) bool, coarse masks.
+        masks: M lists of run lengths, of the frames not seen before.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    outlines: Tensor
+    masks: list[list[dict | None]]
+
+
+@dataclass
+class Track:
+    """One object so far."""
+
+    logits: Tensor
+    windows: int
+    score: float
+    outlines: Tensor
+    masks: list[dict | None] = field(default_factory=list)
+
+    def probabilities(self) -> Tensor:
+        """(K + 1,) mean class probabilities before ranking."""
+        return (self.logits / self.windows).softmax(-1)
+
+
+class WindowedModel(nn.Module):
+    """A `MaskFormer` for videos of any length; takes and gives what the model does.
+
+    `pred_masks` are lists of run lengths (None where an object is not seen).
+    """
+
+    def __init__(self, model: MaskFormer, window: int, overlap: int):
+        """
+        Args:
+            window: W.
+            overlap: O, in [1, W).
+        """
+        super().__init__()
+        if not 1 <= overlap < window:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP={overlap} must be at least 1 and less than "
+                f"WINDOW={window}"
+            )
+        self.model = model
+        self.window = window
+        self.overlap = overlap
+        self.train(model.training)
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """Results of each video; `image` may be any iterable of frames, read once."""
+        return [self.video(x) for x in batched_inputs]
+
+    def video(self, sample: dict) -> dict:
+        """Results of one video."""
+        options = self.model.options
+        results: dict = {}
+        presence, label_maps, tracks = [], [], []
+        done = 0
+        for frames, seen in windows(sample["image"], self.window, self.overlap):
+            clips, layers, logits = self.model.decode([{**sample, "image": frames}])
+            sizes = (clips.padded_size, clips.sizes[0], clips.output_sizes[0])
+            presence.append(logits)
+            if options.semantic:
+                label_maps.append(self.labels(layers[-1], logits, sizes, seen))
+            if options.instance:
+                found = self.candidates(layers[-1], logits, sizes, seen)
+                tracks = self.continued(tracks, found, seen, done)
+            done += len(frames) - seen
+        mean = None if presence[0] is None else torch.stack(presence).mean(0)
+        if options.semantic:
+            results["sem_seg"] = LabelMaps(torch.cat(label_maps))
+        if options.instance:
+            results |= self.best(tracks, mean, done)
+            results["image_size"] = (int(sample["height"]), int(sample["width"]))
+        if mean is not None:
+            results["label_scores"] = mean[0].float().sigmoid()
+            ranked = self.model.rank(mean, None)
+            ranking = mean[0].argsort(descending=True) if ranked is None else ranked.index[0]
+            results["label_ranking"] = ranking
+        return results
+
+    def labels(
+        self, layer: QueryPrediction, presence: Tensor | None, sizes: tuple, seen: int
+    ) -> Tensor:
+        """(W - seen, height, width) labels of the new frames of one window, on the CPU."""
+        scores, ids = self.scores(layer, presence)
+        frames = [
+            self.model.semantic_frame(scores[:, :-1], ids, logits, sizes)
+            for logits in layer.mask_logits[0, :, seen:].unbind(1)
+        ]
+        # Scores, if MODEL.RANKSEG.FULL_SEM_SEG asks for them, would not fit for a whole video.
+        return torch.stack([f if isinstance(f, Tensor) else f.argmax(0) for f in frames]).cpu()
+
+    def candidates(
+        self, layer: QueryPrediction, presence: Tensor | None, sizes: tuple, seen: int
+    ) -> Window:
+        """The objects of one window that may be among the best of the video."""
+        scores, _ = self.scores(layer, presence)
+        flat = scores[:, :-1].flatten()
+        best = flat.topk(min(_CANDIDATES * self.model.options.max_instances, len(flat))).indices
+        chosen = (best // (scores.shape[1] - 1)).unique()
+        logits = layer.mask_logits[0, chosen]
+        masks = [
+            (crop_and_resize(resize(frame.float(), sizes[0]), *sizes[1:]) > 0).cpu().numpy()
+            for frame in logits[:, seen:].unbind(1)
+        ]
+        return Window(
+            layer.class_logits[0, chosen].float(),
+            scores[chosen, :-1].amax(1),
+            logits > 0,
+            [[encode(frame[i]) for frame in masks] for i in range(len(chosen))],
+        )
+
+    def scores(self, layer: QueryPrediction, presence: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(Q, κ + 1) probabilities after ranking, and (κ,) label ids of the columns."""
+        ranked = self.model.rank(presence, None)
+        if ranked is None:
+            ids = torch.arange(self.model.num_labels, device=layer.class_logits.device)
+        else:
+            layer, ids = self.model.ranked(layer, ranked.with_void()), ranked.index[0]
+        return layer.class_logits[0].float().softmax(-1), ids
+
+    def continued(self, tracks: list[Track], found: Window, seen: int, done: int) -> list[Track]:
+        """Tracks after one more window; `seen` of its frames were in the last, `done` before."""
+        pairs = match(tracks, found, seen)
+        new_frames = found.outlines.shape[1] - seen
+        for i, track in enumerate(tracks):
+            if i not in pairs:
+                track.masks += [None] * new_frames
+                track.outlines = torch.zeros_like(found.outlines[0])
+                continue
+            j = pairs[i]
+            track.logits = track.logits + found.logits[j]
+            track.windows += 1
+            track.score = max(track.score, found.scores[j].item())
+            track.outlines = found.outlines[j]
+            track.masks += found.masks[j]
+        taken = set(pairs.values())
+        tracks = tracks + [
+            Track(logits, 1, score, found.outlines[j], [None] * done + found.masks[j])
+            for j, (logits, score) in enumerate(
+                zip(found.logits, found.scores.tolist(), strict=True)
+            )
+            if j not in taken
+        ]
+        # The weakest of many are forgotten, or memory would grow with the video.
+        tracks.sort(key=lambda track: track.score, reverse=True)
+        return tracks[: 4 * _CANDIDATES * self.model.options.max_instances]
+
+    def best(self, tracks: list[Track], presence: Tensor | None, length: int) -> dict:
+        """The best (track, label) pairs, the labels ranked by `presence` (1, K)."""
+        logits = torch.stack([track.logits / track.windows for track in tracks])[None]
+        scores, ids = self.scores(QueryPrediction(logits, logits, None), presence)
+        flat = scores[:, :-1].flatten()
+        values, best = flat.topk(min(self.model.options.max_instances, len(flat)))
+        return {
+            "pred_scores": values.tolist(),
+            "pred_labels": ids[best % len(ids)].tolist(),
+            "pred_masks": [tracks[i].masks[:length] for i in (best // len(ids)).tolist()],
+        }
+
+
+def windows(
+    frames: Iterable[Tensor], window: int, overlap: int
+) -> Iterator[tuple[list[Tensor], int]]:
+    """Windows of frames, and how many of each one's first frames the last window had."""
+    stream = iter(frames)
+    current, seen = list(itertools.islice(stream, window)), 0
+    while current:
+        yield current, seen
+        following = list(itertools.islice(stream, window - overlap))
+        if not following:
+            return
+        # The last window may be shorter in new frames; it looks back further to be as long.
+        kept = current[-(window - len(following)) :]
+        current, seen = kept + following, len(kept)
+
+
+def match(tracks: list[Track], found: Window, seen: int) -> dict[int, int]:
+    """Track number -> candidate number, the most alike first."""
+    if not tracks or not seen:
+        return {}
+    past = torch.stack([track.outlines[-seen:] for track in tracks]).flatten(1).float()
+    present = found.outlines[:, :seen].flatten(1).float()
+    shared = past @ present.T
+    union = past.sum(1, keepdim=True) + present.sum(1) - shared
+    classes = torch.stack([track.probabilities() for track in tracks])
+    agreement = classes @ found.logits.softmax(-1).T
+    likeness = shared / union.clamp(min=1) + agreement / 2
+    pairs: dict[int, int] = {}
+    for flat in likeness.flatten().argsort(descending=True).tolist():
+        i, j = divmod(flat, likeness.shape[1])
+        if likeness[i, j] < _SAME_OBJECT:
+            break
+        if i not in pairs and j not in pairs.values():
+            pairs[i] = j
+    return pairs
