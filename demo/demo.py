@@ -1,6 +1,7 @@
 """Segment photos: demo/demo.py --config-file X.yaml --input photos --output out --opts ..."""
 
 import argparse
+import itertools
 import logging
 import sys
 from pathlib import Path
@@ -24,12 +25,17 @@ def main() -> int:
     files = find_inputs(args.input)
     if not files:
         raise SystemExit(f"no file to read in {', '.join(args.input)}")
-    cfg = load_config(args.config_file, args.opts)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    predictor = Predictor(cfg, args.trust_checkpoint, args.allow_partial)
-    labels = Labels(MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__none"))
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        predictor = Predictor(cfg, args.trust_checkpoint, args.allow_partial)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, KeyError, OSError, AssertionError) as error:
+        # Python would put the text of a KeyError in quotes.
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise SystemExit(f"demo: {message}") from error
+    labels = Labels(MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__none"))
     failed, taken = [], set()
     for file in tqdm(files, unit="photo"):
         try:
@@ -98,11 +104,12 @@ def portray(
 
 
 def free_name(file: Path, taken: set[str]) -> str:
-    """A PNG name no other input of this run has."""
-    name = f"{file.stem}.png"
-    if name in taken:
-        name = f"{file.stem}_{file.suffix[1:]}.png"
-    taken.add(name)
+    """A PNG name not in `taken`, to which it is added in lower case."""
+    numbered = (f"{file.stem}_{number}.png" for number in itertools.count(2))
+    names = (f"{file.stem}.png", f"{file.stem}_{file.suffix[1:]}.png")
+    # Some file systems do not tell upper from lower case.
+    name = next(n for n in itertools.chain(names, numbered) if n.lower() not in taken)
+    taken.add(name.lower())
     return name
 
 

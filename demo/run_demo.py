@@ -50,6 +50,7 @@ def main() -> None:
         DatasetCatalog.get(test),
         MetadataCatalog.get(test),
         kappa=cfg.MODEL.RANKSEG.TOPK or None,
+        train_metadata=MetadataCatalog.get(train),
     )
     cfg.defrost()
     cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "config": {"safe_yaml"},
     "safe_yaml": set(),
     "doctor": {"ops", "engine", "__version__"},
-    "engine": {"modeling", "data", "evaluation", "config", "images"},
+    "engine": {"modeling", "data", "evaluation", "config", "images", "structures"},
 }
 # Outside libraries a room must not touch, and the only rooms that may touch some.
 WITHOUT = {

@@ -241,7 +241,7 @@ def test_wrong_folder_is_not_passed_over(made):
     dataset = made()("coco_panoptic")
     for record in DatasetCatalog.get(dataset):
         open(record["file_name"], "wb").close()
-    with pytest.raises(ImageReadError, match=r"records in a row .*DETECTRON2_DATASETS"):
+    with pytest.raises(ImageReadError, match=r"4 records in a row .*check_dataset"):
         next(iter(build_train_loader(config(dataset, "mask_former_panoptic"))))
 
 
@@ -275,8 +275,8 @@ def test_definitions_register_with_all_metadata(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: {kind: nonsense}", "a: kind 'nonsense' is none of"),
-        ("a: {kind: semantic_folder, image_root: x, typo: 1}", "a: .*typo"),
+        ("a: {kind: nonsense}", "mine.yaml: dataset 'a': kind 'nonsense' is none of"),
+        ("a: {kind: semantic_folder, image_root: x, typo: 1}", "'a' of kind .*typo"),
         ("- a", "must map dataset names"),
         ("a: {kind: coco_instances, image_root: x, instances_json: none.json}", "none.json"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import check_dataset
 import numpy as np
@@ -93,6 +94,45 @@ def test_the_demo_goes_on_after_files_it_cannot_read(tmp_path, monkeypatch, caps
     assert "bad.jpg: not a picture" in shown.out + shown.err
     assert "2 of 3 photos segmented" in shown.out and "1 could not be read" in shown.out
     assert sorted(p.name for p in output.iterdir()) == ["good.png", "good_png.png"]
+
+
+def test_pictures_of_one_run_do_not_overwrite_each_other():
+    files = ["a/x.jpg", "b/x.jpg", "c/x.jpg", "d/x.jpg", "x_2.png", "X.JPG", "x_jpg.jpg", "y", "y"]
+    taken = set()
+    names = [demo.free_name(Path(file), taken) for file in files]
+    assert names[:4] == ["x.png", "x_jpg.png", "x_2.png", "x_3.png"]
+    assert len({name.lower() for name in names}) == len(files) == len(taken)
+
+
+@pytest.mark.parametrize(
+    "config, options, message",
+    [
+        ("gone.yaml", [], "config gone.yaml does not exist"),
+        (None, ["MODEL.WEIGHTS", "gone.pth"], "gone.pth"),
+        (None, ["NO.SUCH.KEY", "1"], "unknown config key 'NO.SUCH.KEY'"),
+        (None, ["MODEL.WEIGHTS"], "override 'MODEL.WEIGHTS' has no value"),
+        (None, ["MODEL.META_ARCHITECTURE", "Nothing"], "No object named 'Nothing'"),
+    ],
+)
+def test_the_demo_ends_in_a_sentence(tmp_path, monkeypatch, config, options, message):
+    Image.new("RGB", (50, 30)).save(tmp_path / "photo.jpg")
+    words = ["--config-file", config or str(run_demo.DEMO), "--output", str(tmp_path / "out")]
+    words += ["--input", str(tmp_path / "photo.jpg"), "--opts", *overrides(), *options]
+    monkeypatch.setattr(sys, "argv", ["demo.py", *words])
+    with pytest.raises(SystemExit, match=f"^demo: .*{message}"):
+        demo.main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_another_model_end_in_a_sentence(tmp_path, monkeypatch):
+    Image.new("RGB", (50, 30)).save(tmp_path / "photo.jpg")
+    torch.save({"model": {"backbone.stem": torch.zeros(1)}}, tmp_path / "other.pth")
+    words = ["--config-file", str(run_demo.DEMO), "--output", str(tmp_path / "out")]
+    options = overrides(**{"MODEL.WEIGHTS": str(tmp_path / "other.pth")})
+    words += ["--input", str(tmp_path / "photo.jpg"), "--opts", *options]
+    monkeypatch.setattr(sys, "argv", ["demo.py", *words])
+    with pytest.raises(SystemExit, match=r"^demo: .*other\.pth"):
+        demo.main()
 
 
 def test_inputs_may_be_files_folders_and_patterns(tmp_path):

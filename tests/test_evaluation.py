@@ -190,7 +190,7 @@ def test_mean_iou_is_detectron2s(register, tmp_path):
     # Label 5 is never true, label 6 neither true nor predicted.
     maps = [rng.choice([0, 1, 2, 3, 4, 255], size=(9, 11)).astype(np.uint8) for _ in range(4)]
     roots = write_semantic(tmp_path, maps)
-    name = register(register_semantic_folder, "test_semantic", classes="abcdefg", **roots)
+    name = register(register_semantic_folder, "test_semantic", classes=list("abcdefg"), **roots)
     ours = SemanticEvaluator(name)
     theirs = SemSegEvaluator(
         name,
@@ -215,7 +215,7 @@ def test_mean_iou_is_detectron2s(register, tmp_path):
 def test_wrong_label_maps_and_predictions_name_the_file(register, tmp_path):
     maps = [np.full((2, 2), 3, dtype=np.uint8), np.zeros((2, 2), dtype=np.uint8)]
     roots = write_semantic(tmp_path, maps)
-    name = register(register_semantic_folder, "test_wrong", classes="abc", **roots)
+    name = register(register_semantic_folder, "test_wrong", classes=list("abc"), **roots)
     evaluator = SemanticEvaluator(name)
     wrong, right = DatasetCatalog.get(name)
     with pytest.raises(ValueError, match=r"0\.png has label 3"):
@@ -422,7 +422,7 @@ def label_output(scores: list[float], kappa: int) -> dict:
 def test_multi_label_evaluator_by_hand(register, tmp_path):
     maps = [np.array([[0, 0, 0], [2, 255, 255]]), np.array([[1, 1], [1, 1]])]
     roots = write_semantic(tmp_path, [m.astype(np.uint8) for m in maps])
-    name = register(register_semantic_folder, "test_labels", classes="abc", **roots)
+    name = register(register_semantic_folder, "test_labels", classes=list("abc"), **roots)
     evaluator = MultiLabelEvaluator(name)
     outputs = [label_output([0.9, 0.8, 0.1], 2), label_output([0.2, 0.7, 0.6], 2)]
     evaluator.process(DatasetCatalog.get(name), outputs)
@@ -592,7 +592,7 @@ def test_table_of_evaluators(register, tmp_path, coco):
         "MultiLabelEvaluator",
     ]
     roots = write_semantic(tmp_path, [np.zeros((2, 2), dtype=np.uint8)])
-    semantic = register(register_semantic_folder, "test_folder", classes="ab", **roots)
+    semantic = register(register_semantic_folder, "test_folder", classes=list("ab"), **roots)
     assert names(build_evaluator(config(), semantic)) == [
         "SemanticEvaluator",
         "MultiLabelEvaluator",
@@ -631,7 +631,7 @@ def test_builtin_metadata_is_enough(name, num_labels, num_things):
 def test_constant_baseline_by_hand(register, tmp_path):
     maps = [[[0, 0], [1, 255]], [[1, 1], [1, 1]], [[1, 0], [2, 2]]]
     roots = write_semantic(tmp_path, [np.array(m, dtype=np.uint8) for m in maps])
-    name = register(register_semantic_folder, "test_constant", classes="abc", **roots)
+    name = register(register_semantic_folder, "test_constant", classes=list("abc"), **roots)
     records = DatasetCatalog.get(name)
     results = constant_baseline(records[:2], records[2:], MetadataCatalog.get(name), kappa=1)
     # Label 1 leads in training pixels (5 of 7) and images (2 of 2).

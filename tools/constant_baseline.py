@@ -1,6 +1,7 @@
 """Score the best constant prediction: what any model must beat.
 
-    python tools/constant_baseline.py --train NAME --test NAME [--config-file FILE] [--kappa N]
+    python tools/constant_baseline.py --train NAME --test NAME [--definitions FILE ...]
+        [--config-file FILE] [--kappa N]
 
 Semantic: the label of most training pixels, everywhere. Panoptic: one segment of the stuff label
 of most training pixels. Labels: ranked by the number of training images that show them.
@@ -10,14 +11,17 @@ Shapes: K labels, κ selected labels; h, w image size.
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from tqdm import tqdm
 
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.data.check import label_difference
+from rankseg_m2f.data.loader import load_records
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
@@ -30,32 +34,42 @@ def constant_baseline(
     test_records: Sequence[dict],
     metadata: Metadata | Mapping,
     kappa: int | None = None,
+    train_metadata: Metadata | Mapping | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of the best constant prediction, by the evaluators that judge models.
 
     Args:
         train_records: Detectron2 dataset dicts from which labels are counted.
         test_records: the same of the images to predict.
-        metadata: of both; from Detectron2's catalog or a dict of the same keys.
+        metadata: of the test dataset; from Detectron2's catalog or a dict of the same keys.
         kappa: κ of recall and coverage; None: K.
+        train_metadata: of the training dataset; None: the same.
 
     Returns:
         {task: {metric: value}} for "labels", for "sem_seg" when there are maps, and for
         "panoptic_seg" when there are panoptic PNGs.
+
+    Raises:
+        ValueError: the datasets have different labels, or one has no records.
     """
-    train = GroundTruth("train", train_records, metadata)
-    test = GroundTruth("test", test_records, metadata)
+    train_metadata = metadata if train_metadata is None else train_metadata
+    train = GroundTruth(train_metadata.get("name", "train"), train_records, train_metadata)
+    test = GroundTruth(metadata.get("name", "test"), test_records, metadata)
+    if difference := label_difference(train.label_names, test.label_names):
+        raise ValueError(
+            f"datasets {train.name!r} and {test.name!r} have different labels: {difference}"
+        )
     images, pixels = count_labels(train)
-    evaluators = [MultiLabelEvaluator("test", truth=test)]
+    evaluators = [MultiLabelEvaluator(test.name, truth=test)]
     if test.has_maps:
-        evaluators.append(SemanticEvaluator("test", truth=test))
+        evaluators.append(SemanticEvaluator(test.name, truth=test))
     if "pan_seg_file_name" in test_records[0]:
-        evaluators.append(PanopticEvaluator("test", truth=test))
+        evaluators.append(PanopticEvaluator(test.name, truth=test))
     labels = {
         "label_scores": torch.from_numpy(images / len(train.file_names)),
         "label_ranking": torch.from_numpy(np.argsort(-images, kind="stable")[:kappa]),
     }
-    for file_name in tqdm(test.file_names, desc="test"):
+    for file_name in tqdm(test.file_names, desc=test.name):
         prediction = dict(labels)
         if test.has_maps:
             prediction.update(constant_maps(pixels, test.thing_ids, test.size(file_name)))
@@ -98,29 +112,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", required=True, help="registered dataset to count labels in")
     parser.add_argument("--test", required=True, help="registered dataset to predict")
+    parser.add_argument(
+        "--definitions", nargs="*", default=[], help="YAML files as in DATASETS.DEFINITIONS"
+    )
     parser.add_argument("--config-file", help="config whose datasets are registered")
     parser.add_argument("--kappa", type=int, help="labels selected (default: TOPK, else all)")
-    arguments = parser.parse_args()
-
-    # Only the command line needs datasets registered, and with them the whole engine.
-    from rankseg_m2f.engine.main import register_datasets
-
-    cfg = get_cfg()
-    if arguments.config_file:
-        cfg.merge_from_file(arguments.config_file)
-    register_datasets(cfg)
-    results = constant_baseline(
-        DatasetCatalog.get(arguments.train),
-        DatasetCatalog.get(arguments.test),
-        MetadataCatalog.get(arguments.test),
-        arguments.kappa or cfg.MODEL.RANKSEG.TOPK or None,
-    )
+    try:
+        results = score(parser.parse_args())
+    except (KeyError, ValueError, OSError, AssertionError) as error:
+        # Python would put the text of a KeyError in quotes.
+        message = error.args[0] if isinstance(error, KeyError) else error
+        sys.exit(f"constant_baseline: {message}")
     # Metrics of single labels have a dash in their names.
     short = {
         task: {key: round(value, 4) for key, value in metrics.items() if "-" not in key}
         for task, metrics in results.items()
     }
     print(json.dumps(short, indent=2))
+
+
+def score(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """`constant_baseline` of the datasets named on the command line."""
+    # Only the command line needs datasets registered, and with them the whole engine.
+    from rankseg_m2f.engine.main import register_datasets
+
+    cfg = get_cfg()
+    if arguments.config_file:
+        cfg.merge_from_file(arguments.config_file)
+    cfg.DATASETS.DEFINITIONS = [*cfg.DATASETS.DEFINITIONS, *arguments.definitions]
+    register_datasets(cfg)
+    return constant_baseline(
+        load_records([arguments.train]),
+        load_records([arguments.test]),
+        MetadataCatalog.get(arguments.test),
+        arguments.kappa or cfg.MODEL.RANKSEG.TOPK or None,
+        MetadataCatalog.get(arguments.train),
+    )
 
 
 if __name__ == "__main__":

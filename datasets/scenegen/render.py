@@ -1,6 +1,7 @@
 """From a world to pixels and a map of its parts, in numpy.
 
 Shapes: n samples per side of the canvas (two per pixel); coordinate arrays (h, w) float32.
+`axes` are the places x (n) of the columns and y (n) of the rows in the world.
 """
 
 from collections.abc import Callable
@@ -8,15 +9,17 @@ from collections.abc import Callable
 import numpy as np
 
 from scenegen.vocabulary import Look
-from scenegen.world import Band, Thing, World
+from scenegen.world import STILL, Band, Thing, View, World
 
 SAMPLES = 2  # per pixel and side
 EDGE = 0.012  # thickness of the unlabelled line between stuff regions, in image sides
 GRAIN = 2.0  # standard deviation of the noise, in grey levels of 255
 
+Axes = tuple[np.ndarray, np.ndarray]
 
-def render(world: World, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a world.
+
+def render(world: World, size: int, view: View = STILL) -> tuple[np.ndarray, np.ndarray]:
+    """Draw what the camera sees of a world.
 
     Returns:
         Image (size, size, 3) uint8 and parts (size, size) int32: 0 is unlabelled, then the bands
@@ -24,13 +27,14 @@ def render(world: World, size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     n = SAMPLES * size
     axis = (np.arange(n, dtype=np.float32) + 0.5) / n
+    axes = _seen(axis, view.x, view.zoom), _seen(axis, view.y, view.zoom)
     canvas = np.empty((n, n, 3), np.float32)
     parts = np.empty((n, n), np.int32)
-    _draw_bands(world.bands, axis, canvas, parts)
+    _draw_bands(world.bands, axes, canvas, parts)
     for number, thing in enumerate(world.things, start=len(world.bands) + 1):
-        _draw_shadow(thing, axis, world.light, canvas)
+        _draw_shadow(thing, axes, world.light, canvas)
         part = 0 if thing.label is None else number
-        _draw_thing(thing, part, axis, world.light, canvas, parts)
+        _draw_thing(thing, part, axes, world.light, canvas, parts)
     image = canvas.reshape(size, SAMPLES, size, SAMPLES, 3).mean(axis=(1, 3))
     noise = np.random.default_rng(world.grain).normal(0, GRAIN, (size, size, 1))
     image = image * np.float32(world.tint) + noise
@@ -40,19 +44,24 @@ def render(world: World, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(image, 0, 255).astype(np.uint8), majority
 
 
-def _draw_bands(
-    bands: tuple[Band, ...], axis: np.ndarray, canvas: np.ndarray, parts: np.ndarray
-) -> None:
-    y = axis[:, None]
+def _seen(axis: np.ndarray, centre: float, zoom: float) -> np.ndarray:
+    """From places in the image to places in the world."""
+    # The still camera must not round: its pictures are the same with and without this.
+    moved = centre - 0.5 / zoom
+    return (axis / np.float32(zoom) + np.float32(moved)).astype(np.float32)
+
+
+def _draw_bands(bands: tuple[Band, ...], axes: Axes, canvas: np.ndarray, parts: np.ndarray) -> None:
+    x, y = axes[0], axes[1][:, None]
     horizon = bands[1].top
     for number, band in enumerate(bands, start=1):
         edge = band.top + sum(
-            amplitude * np.sin(2 * np.pi * cycles * axis + phase)
+            amplitude * np.sin(2 * np.pi * cycles * x + phase)
             for amplitude, cycles, phase in band.waves
         )
         below = y - edge.astype(np.float32)  # (n, n)
-        first = int(np.searchsorted(axis, edge.min()))
-        u, v = axis[None, :] - 0.5, y[first:]
+        first = int(np.searchsorted(axes[1], edge.min()))
+        u, v = x[None, :] - 0.5, y[first:]
         if number == 1:
             u, v = 5 * u, 5 * v
             glow = 0.9 + 0.25 * np.clip(y[first:] / horizon, 0, 1)
@@ -69,12 +78,12 @@ def _draw_bands(
         parts[np.abs(below) < EDGE / 2] = 0
 
 
-def _draw_shadow(thing: Thing, axis: np.ndarray, light: float, canvas: np.ndarray) -> None:
+def _draw_shadow(thing: Thing, axes: Axes, light: float, canvas: np.ndarray) -> None:
     x = thing.x - 0.25 * thing.radius * np.cos(light)
     y = thing.y + 0.9 * thing.radius
-    rows, columns = _window(axis, x, y, 1.4 * thing.radius)
-    dx = (axis[columns][None, :] - x) / (1.15 * thing.radius)
-    dy = (axis[rows][:, None] - y) / (0.38 * thing.radius)
+    rows, columns = _window(axes, x, y, 1.4 * thing.radius)
+    dx = (axes[0][columns][None, :] - x) / (1.15 * thing.radius)
+    dy = (axes[1][rows][:, None] - y) / (0.38 * thing.radius)
     darkness = 0.45 * np.clip(1 - dx**2 - dy**2, 0, 1)
     canvas[rows, columns] *= (1 - darkness)[..., None]
 
@@ -82,14 +91,14 @@ def _draw_shadow(thing: Thing, axis: np.ndarray, light: float, canvas: np.ndarra
 def _draw_thing(
     thing: Thing,
     part: int,
-    axis: np.ndarray,
+    axes: Axes,
     light: float,
     canvas: np.ndarray,
     parts: np.ndarray,
 ) -> None:
-    rows, columns = _window(axis, thing.x, thing.y, 1.3 * thing.radius)
-    dx = (axis[columns][None, :] - thing.x) / thing.radius
-    dy = (axis[rows][:, None] - thing.y) / thing.radius
+    rows, columns = _window(axes, thing.x, thing.y, 1.3 * thing.radius)
+    dx = (axes[0][columns][None, :] - thing.x) / thing.radius
+    dy = (axes[1][rows][:, None] - thing.y) / thing.radius
     # Into the thing's own frame: the texture turns and moves with it.
     cos, sin = np.cos(thing.angle), np.sin(thing.angle)
     u = (cos * dx + sin * dy) / thing.aspect
@@ -109,9 +118,9 @@ def _draw_thing(
     parts[rows, columns][inside] = part
 
 
-def _window(axis: np.ndarray, x: float, y: float, reach: float) -> tuple[slice, slice]:
-    rows = slice(*np.searchsorted(axis, (y - reach, y + reach)))
-    columns = slice(*np.searchsorted(axis, (x - reach, x + reach)))
+def _window(axes: Axes, x: float, y: float, reach: float) -> tuple[slice, slice]:
+    rows = slice(*np.searchsorted(axes[1], (y - reach, y + reach)))
+    columns = slice(*np.searchsorted(axes[0], (x - reach, x + reach)))
     return rows, columns
 
 

@@ -60,6 +60,18 @@ class World:
     grain: int
 
 
+@dataclass(frozen=True)
+class View:
+    """What the camera sees: the point at the centre of the image, and how much larger it looks."""
+
+    x: float = 0.5
+    y: float = 0.5
+    zoom: float = 1.0
+
+
+STILL = View()
+
+
 def sample_world(vocabulary: Vocabulary, rng: np.random.Generator) -> World:
     """Draw a scene; the same generator state gives the same scene."""
     weights = [scene_type.weight for scene_type in vocabulary.scene_types]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from scenegen.render import render
 from scenegen.vocabulary import Vocabulary
-from scenegen.world import World, sample_world
+from scenegen.world import STILL, View, World, sample_world
 
 SPLITS = ("train", "val")
 MIN_AREA = 0.004  # share of the image; what is left of a part below this is unlabelled
@@ -35,10 +35,14 @@ def make_example(
         them, small ones made 0.
     """
     world = sample_world(vocabulary, np.random.default_rng([seed, SPLITS.index(split), index]))
-    image, parts = render(world, size)
-    areas = np.bincount(parts.ravel(), minlength=1 + len(world.bands) + len(world.things))
-    parts[(areas < MIN_AREA * size * size)[parts]] = 0
-    return world, image, parts
+    return world, *render_clean(world, size)
+
+
+def render_clean(world: World, size: int, view: View = STILL) -> tuple[np.ndarray, np.ndarray]:
+    """As `render`, with small parts made unlabelled."""
+    image, parts = render(world, size, view)
+    parts[(np.bincount(parts.ravel()) < MIN_AREA * size * size)[parts]] = 0
+    return image, parts
 
 
 def write_example(
@@ -49,9 +53,6 @@ def write_example(
     Returns:
         The COCO records: image, panoptic annotation, instance annotations (ids not yet set).
     """
-    # Lazy: what only reads scenes or draws them does without it.
-    from pycocotools import mask as rle
-
     world, image, parts = make_example(vocabulary, seed, split, index, size)
     ignored = ignore_label(len(vocabulary.labels))
     semantic = np.full(parts.shape, ignored, np.uint8 if ignored == 255 else np.uint16)
@@ -64,7 +65,7 @@ def write_example(
         segment = {
             "category_id": element.label + 1,
             "area": int(mask.sum()),
-            "bbox": _box(mask),
+            "bbox": tight_box(mask),
             "iscrowd": 0,
         }
         # The label is in the two upper bytes, so that the PNG is not all black to the eye.
@@ -73,14 +74,12 @@ def write_example(
         semantic[mask] = element.label
         panoptic[mask] = number
         if vocabulary.labels[element.label].is_thing:
-            code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-            code = {"size": [size, size], "counts": code["counts"].decode("ascii")}
-            instances.append({"image_id": index, "segmentation": code, **segment})
+            instances.append({"image_id": index, "segmentation": encode(mask), **segment})
     name = f"{index:06d}"
-    _save(image, root / split / f"{name}.jpg", quality=95)
+    save_pixels(image, root / split / f"{name}.jpg", quality=95)
     rgb = np.stack([panoptic % 256, panoptic // 256 % 256, panoptic // 65536], axis=-1)
-    _save(rgb.astype(np.uint8), root / f"panoptic_{split}" / f"{name}.png")
-    _save(semantic, root / f"semantic_{split}" / f"{name}.png")
+    save_pixels(rgb.astype(np.uint8), root / f"panoptic_{split}" / f"{name}.png")
+    save_pixels(semantic, root / f"semantic_{split}" / f"{name}.png")
     record = {"id": index, "file_name": f"{name}.jpg", "height": size, "width": size}
     annotation = {"image_id": index, "file_name": f"{name}.png", "segments_info": segments}
     return record, annotation, instances
@@ -104,10 +103,7 @@ def write_annotations(
         annotations.append(annotation)
         # From 1 on: COCO's evaluation takes 0 for "no match".
         instances += [{"id": len(instances) + i, **x} for i, x in enumerate(found, start=1)]
-    categories = [
-        {"id": i, "name": x.name, "isthing": int(x.is_thing), "color": list(x.colour)}
-        for i, x in enumerate(vocabulary.labels, start=1)
-    ]
+    categories = make_categories(vocabulary)
     things = [category for category in categories if category["isthing"]]
     folder = root / "annotations"
     panoptic = {"images": images, "annotations": annotations, "categories": categories}
@@ -115,15 +111,46 @@ def write_annotations(
     content = {"images": images, "annotations": instances, "categories": things}
     write_json(folder / f"instances_{split}.json", content)
     present = [{s["category_id"] for s in a["segments_info"]} for a in annotations]
+    return {
+        "images": len(images),
+        "instances": len(instances),
+        **label_statistics(present, categories, "image"),
+    }
+
+
+def make_categories(vocabulary: Vocabulary) -> list[dict]:
+    """COCO categories of all labels."""
+    return [
+        {"id": i, "name": x.name, "isthing": int(x.is_thing), "color": list(x.colour)}
+        for i, x in enumerate(vocabulary.labels, start=1)
+    ]
+
+
+def label_statistics(present: list[set[int]], categories: list[dict], unit: str) -> dict:
+    """Labels per unit (image or video), and how many units hold each label.
+
+    Args:
+        present: category ids found in each unit.
+    """
     counts = Counter(category for labels in present for category in labels)
     by_count = sorted(categories, key=lambda category: -counts[category["id"]])
     sizes = [len(labels) for labels in present]
     return {
-        "images": len(images),
-        "instances": len(instances),
-        "labels_per_image": {"mean": round(float(np.mean(sizes)), 3), "max": max(sizes)},
+        f"labels_per_{unit}": {"mean": round(float(np.mean(sizes)), 3), "max": max(sizes)},
         "label_frequencies": {c["name"]: counts[c["id"]] for c in by_count},
     }
+
+
+def describe_scene_types(vocabulary: Vocabulary) -> list[dict]:
+    """Name, share and labels of each scene type, for scenes.json."""
+    return [
+        {
+            "name": t.name,
+            "share": round(t.weight, 4),
+            "labels": [vocabulary.labels[i].name for i in (*t.stuff, *t.things)],
+        }
+        for t in vocabulary.scene_types
+    ]
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -133,11 +160,21 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(unfinished, path)
 
 
-def _save(pixels: np.ndarray, path: Path, **options) -> None:
+def save_pixels(pixels: np.ndarray, path: Path, **options) -> None:
+    """Write an image (h, w, 3) or a map (h, w); the suffix says the format."""
     Image.fromarray(pixels).save(path, **options)
 
 
-def _box(mask: np.ndarray) -> list[int]:
+def encode(mask: np.ndarray) -> dict:
+    """COCO's compressed run lengths of a mask (h, w), as json takes them."""
+    # Lazy: what only reads scenes or draws them does without it.
+    from pycocotools import mask as rle
+
+    code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}
+
+
+def tight_box(mask: np.ndarray) -> list[int]:
     """COCO box of a mask that is not empty: x, y, width, height."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])

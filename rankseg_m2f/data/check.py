@@ -1,13 +1,20 @@
 """Checks of a registered dataset before hours are spent on it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from rankseg_m2f.data.datasets.register import read_coco
+from rankseg_m2f.data.ground_truth import panoptic_truth
+from rankseg_m2f.data.loader import load_records
 from rankseg_m2f.images import ImageReadError, read_image, read_label_map, read_panoptic_map
+
+# Share of the pixels labelled in both maps that may differ: outlines by another hand.
+_MAX_DIFFERENCE = 0.01
 
 
 @dataclass
@@ -16,6 +23,7 @@ class DatasetReport:
 
     Attributes:
         name: the dataset.
+        label_names: K names.
         num_records: records looked at.
         label_counts: (K,) pictures in which each label occurs.
         problems: one line each, beginning with the file; training on them would fail or mislead.
@@ -23,6 +31,7 @@ class DatasetReport:
     """
 
     name: str
+    label_names: list[str]
     num_records: int
     label_counts: np.ndarray
     problems: list[str] = field(default_factory=list)
@@ -40,28 +49,76 @@ def check_dataset(
         jobs: threads.
 
     Raises:
-        KeyError: unregistered.
+        KeyError: unregistered, with advice.
+        ValueError: annotations that cannot be loaded, naming the file.
     """
     if name not in DatasetCatalog.list():
-        raise KeyError(f"dataset {name!r} is not registered")
+        load_records([name])  # raises, and says what to do
     metadata = MetadataCatalog.get(name)
     records = DatasetCatalog.get(name)
+    json_problems = _check_json(metadata.get("json_file"), records)
     if limit is not None and limit < len(records):
         records = [records[i] for i in np.linspace(0, len(records) - 1, limit).astype(int)]
-    num_labels = len(metadata.get("stuff_classes", metadata.get("thing_classes", [])))
-    report = DatasetReport(name, len(records), np.zeros(num_labels, dtype=np.int64))
-    if not records:
-        report.problems.append(f"{name}: no records")
+    names = list(metadata.get("stuff_classes", metadata.get("thing_classes", [])))
+    counts = np.zeros(len(names), dtype=np.int64)
+    report = DatasetReport(name, names, len(records), counts, json_problems)
     ignore_label = metadata.get("ignore_label", 255)
     with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda r: _check_record(r, num_labels, ignore_label), records)
+        results = pool.map(lambda r: _check_record(r, len(names), ignore_label), records)
         if progress is not None:
             results = progress(results, total=len(records))
         for labels, problems, remarks in results:
             report.label_counts[sorted(labels)] += 1
             report.problems += problems
             report.remarks += remarks
+    if not records:
+        report.problems.append(f"{name}: no records")
+    elif not report.label_counts.any():
+        report.problems.append(f"{name}: no label in any record that can be read")
     return report
+
+
+def label_difference(first: Sequence[str], second: Sequence[str]) -> str | None:
+    """Where two lists of label names differ first, in words; None: nowhere."""
+    for number, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return f"label {number} is {a!r} in one and {b!r} in the other"
+    if len(first) != len(second):
+        return f"one has {len(first)} labels, the other {len(second)}"
+    return None
+
+
+def _check_json(path: str | None, records: list[dict]) -> list[str]:
+    """What loading the records does not show of the COCO instances beside or behind them."""
+    if path is None:
+        return []
+    try:
+        content = read_coco(Path(path), "images")
+    except (ValueError, OSError) as error:
+        return [str(error)]
+    listed = {image.get("id") for image in content["images"]}
+    known = {record.get("image_id") for record in records}
+    problems = [
+        f"{path}: {len(ids)} images are {where}, first id {min(ids, key=str)}"
+        for where, ids in (
+            ("missing, although the dataset has them", known - listed),
+            ("listed, although the dataset lacks them", listed - known),
+        )
+        if ids
+    ]
+    return problems + [
+        f"{path}: annotation {annotation.get('id')} of image {annotation.get('image_id')} has a "
+        f"polygon of {size} coordinates: 6 or more, and an even number, make one"
+        for annotation in content.get("annotations", [])
+        for size in _polygon_sizes(annotation.get("segmentation"))
+        if size < 6 or size % 2
+    ]
+
+
+def _polygon_sizes(outline: list | dict | None) -> list[int]:
+    """Coordinates of each polygon; none of RLE."""
+    polygons = outline if isinstance(outline, list) else []
+    return [len(polygon) if isinstance(polygon, list) else 1 for polygon in polygons]
 
 
 def _check_record(
@@ -89,9 +146,29 @@ def _check_record(
                 if not 0 <= k < num_labels
             ]
             labels |= {k for k in found if 0 <= k < num_labels}
+    if not problems and {"sem_seg_file_name", "pan_seg_file_name"} <= record.keys():
+        problems += _check_agreement(record, num_labels, ignore_label)
     if not labels and not problems:
         remarks.append(f"{record['file_name']}: nothing is labelled")
     return labels, problems, remarks
+
+
+def _check_agreement(record: dict, num_labels: int, ignore_label: int) -> Iterator[str]:
+    """The label map against the panoptic PNG, crowds aside; both have the same size."""
+    path = record["sem_seg_file_name"]
+    # No label of the map can be num_labels.
+    drawn = panoptic_truth(record, num_labels, num_labels).label_map(num_labels)
+    mapped = read_label_map(path)
+    labelled = drawn != num_labels
+    both = labelled & (mapped != ignore_label)
+    if labelled.any() and not both.any():
+        yield f"{path}: no pixel has a label that has one in {record['pan_seg_file_name']}"
+    different = np.count_nonzero(drawn[both] != mapped[both])
+    if different > _MAX_DIFFERENCE * np.count_nonzero(both):
+        yield (
+            f"{path}: {different / np.count_nonzero(both):.0%} of the labelled pixels have another "
+            f"label than in {record['pan_seg_file_name']}"
+        )
 
 
 def _check_semantic(record: dict, size: tuple, ignore_label: int, found: set) -> Iterator[str]:

@@ -22,6 +22,7 @@ from detectron2.utils.logger import setup_logger
 
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config, get_cfg
+from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.ade20k import register_ade20k
 from rankseg_m2f.data.datasets.register import register_definitions
 from rankseg_m2f.data.datasets.scenes import register_scenes
@@ -98,15 +99,11 @@ def check_labels(cfg: CfgNode) -> None:
                 f"dataset {name!r} has {len(names)} labels, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
                 f"{num_labels}"
             )
-        first = first or (names and (name, names))
-        if names and first and names != first[1]:
-            i = next(
-                i for i, pair in enumerate(zip(names, first[1], strict=True)) if len(set(pair)) > 1
-            )
-            raise ValueError(
-                f"label {i} is {first[1][i]!r} in dataset {first[0]!r} but {names[i]!r} in "
-                f"{name!r}: they must have the same labels in the same order"
-            )
+        if names and first is None:
+            first = name, names
+        difference = label_difference(first[1], names) if names else None
+        if difference:
+            raise ValueError(f"datasets {first[0]!r} and {name!r} have other labels: {difference}")
 
 
 def main(args: argparse.Namespace) -> OrderedDict | None:

@@ -1,4 +1,7 @@
-"""One picture in, results out; no ground truth, no dataset."""
+"""A picture or a video in, results out; no ground truth, no dataset."""
+
+import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from detectron2.modeling import build_model
 
 from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.windows import WindowedModel
 
 
 class Predictor:
@@ -33,9 +37,45 @@ class Predictor:
         Args:
             image: (H, W, 3) uint8, RGB.
         """
+        height, width = image.shape[:2]
+        return self.model([{"image": self.resized(image), "height": height, "width": width}])[0]
+
+    def resized(self, image: np.ndarray) -> torch.Tensor:
+        """(3, h, w) uint8 as the model takes it."""
         pixels = image if self.image_format == "RGB" else image[:, :, ::-1]
         sample = T.AugInput(np.ascontiguousarray(pixels))
         self.augmentations(sample)
-        resized = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
-        height, width = image.shape[:2]
-        return self.model([{"image": resized, "height": height, "width": width}])[0]
+        return torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+
+
+class VideoPredictor(Predictor):
+    """The model of a config for videos of any length, read frame by frame."""
+
+    # Frames per window where the config does not say.
+    WINDOW = 16
+
+    def __init__(self, cfg: CfgNode, trust: bool = False, allow_partial: bool = False):
+        """See `Predictor`."""
+        super().__init__(cfg, trust, allow_partial)
+        test = cfg.MODEL.MASK_FORMER.TEST
+        self.windowed = WindowedModel(
+            self.model, test.WINDOW or self.WINDOW, test.WINDOW_OVERLAP
+        ).eval()
+
+    @torch.inference_mode()
+    def __call__(self, frames: Iterable[np.ndarray]) -> dict:
+        """Results as `WindowedModel` gives them, at the video's own size.
+
+        Args:
+            frames: (H, W, 3) uint8, RGB; read once.
+
+        Raises:
+            ValueError: no frame.
+        """
+        stream = iter(frames)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError("the video has no frame")
+        images = map(self.resized, itertools.chain([first], stream))
+        height, width = first.shape[:2]
+        return self.windowed([{"image": images, "height": height, "width": width}])[0]

@@ -3,10 +3,12 @@
 K labels have contiguous ids 0..K-1, things and stuff in one space.
 """
 
+import inspect
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -38,12 +40,19 @@ def register_coco_panoptic(
             PNGs where needed.
         instances_json: COCO instances of the same images, for AP; None: no AP.
         ignore_label: id of ignored pixels in the label maps.
+
+    Raises:
+        FileNotFoundError: no such json.
+        ValueError: a json without sound categories, an `ignore_label` that is a label, or a name
+            registered with other arguments. Loading raises it for annotations that lack a key.
     """
     path = _file(panoptic_json, name)
-    categories = _categories(path)
+    categories = _categories(path, name)
     ids = {c["id"]: i for i, c in enumerate(categories)}
     things = [c for c in categories if c.get("isthing", 1)]
     instances = None if instances_json is None else str(_file(instances_json, name))
+    # Only label maps hold the ignore label: panoptic PNGs have ids of their own.
+    _check_ignore_label(ignore_label, 0 if semantic_root is None else len(categories), name)
 
     def load() -> list[dict]:
         return _load_panoptic(path, Path(image_root), Path(panoptic_root), semantic_root, ids)
@@ -81,13 +90,20 @@ def register_semantic_folder(
     """Register a folder of images and one of label-map PNGs of the same relative names.
 
     Args:
-        classes: K names; pixel value i means classes[i].
+        classes: K different names; pixel value i means classes[i].
         ignore_label: pixel value of ignored pixels.
         colours: K RGB triples; None: made up.
+
+    Raises:
+        ValueError: bad `classes` or `colours`, an `ignore_label` that is a label, or a name
+            registered with other arguments. Loading raises it for pictures without label map.
     """
+    _check_classes(classes, name)
+    _check_ignore_label(ignore_label, len(classes), name)
     categories = [{"name": c} for c in classes]
-    for category, colour in zip(categories, colours or [], strict=False):
-        category["color"] = list(colour)
+    if colours is not None:
+        _check_colours(colours, len(classes), name)
+        categories = [dict(c, color=rgb) for c, rgb in zip(categories, colours, strict=True)]
 
     def load() -> list[dict]:
         return _load_semantic(name, Path(image_root), Path(label_root))
@@ -110,13 +126,18 @@ def register_coco_instances(name: str, *, image_root: str, instances_json: str) 
     """Register a dataset in COCO instance format (polygons or RLE).
 
     Labels are the json's categories by ascending id, as Detectron2 has it.
+
+    Raises:
+        FileNotFoundError: no such json.
+        ValueError: a json without sound categories, or a name registered with other arguments.
+            Loading raises it for images or annotations that lack a key.
     """
     path = _file(instances_json, name)
-    categories = sorted(_categories(path), key=lambda c: c["id"])
+    categories = sorted(_categories(path, name), key=lambda c: c["id"])
     ids = {c["id"]: i for i, c in enumerate(categories)}
 
     def load() -> list[dict]:
-        return load_coco_json(str(path), str(image_root), name)
+        return _load_instances(path, str(image_root), name)
 
     _register(
         name,
@@ -142,36 +163,84 @@ KINDS = {
 def register_definitions(paths: Sequence[str]) -> list[str]:
     """Register the datasets that YAML files describe (``DATASETS.DEFINITIONS``).
 
-    A file maps names to arguments of the functions above plus `kind`; paths are relative to it.
+    A file maps names to arguments of the functions above plus `kind`; paths are relative to it,
+    and an argument without a value counts as not given.
 
     Returns:
         The names registered.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: unknown kind or argument, naming file and dataset.
+        FileNotFoundError: no such file, or a definition names one that does not exist.
+        ValueError: no YAML, or a bad definition, naming file and dataset.
     """
     names = []
     for path in map(Path, paths):
-        if not path.is_file():
-            raise FileNotFoundError(f"DATASETS.DEFINITIONS: {path} does not exist")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must map dataset names to definitions")
-        for name, definition in content.items():
-            arguments = dict(definition)
-            kind = arguments.pop("kind", None)
-            if kind not in KINDS:
-                raise ValueError(f"{path}: {name}: kind {kind!r} is none of {', '.join(KINDS)}")
-            for key, value in arguments.items():
-                if key.endswith(("_root", "_json")) and value is not None:
-                    arguments[key] = str(path.parent / value)
+        for name, definition in _read_definitions(path).items():
             try:
-                KINDS[kind](name, **arguments)
-            except TypeError as error:
-                raise ValueError(f"{path}: {name}: {error}") from error
+                _register_definition(path.parent, name, definition)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{path}: {error}") from error
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
             names.append(name)
     return names
+
+
+def read_coco(path: Path, *lists: str) -> dict:
+    """A COCO json.
+
+    Args:
+        lists: keys under which it must have lists.
+
+    Raises:
+        ValueError: no json, or such a key is missing, naming the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no json ({error})") from error
+    for key in lists:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"{path} is no COCO json: it has no list of {key!r}")
+    return content
+
+
+def _read_definitions(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"DATASETS.DEFINITIONS: {path} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        # YAML's messages run over several lines.
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must map dataset names to definitions")
+    return content
+
+
+def _register_definition(folder: Path, name: str, definition: dict) -> None:
+    if not isinstance(name, str) or not isinstance(definition, dict):
+        raise ValueError(
+            f"dataset {name!r}: a definition maps a name to kind and paths, not to {definition!r}"
+        )
+    arguments = {key: value for key, value in definition.items() if value is not None}
+    kind = arguments.pop("kind", None)
+    # A list cannot be looked up in a dict.
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"dataset {name!r}: kind {kind!r} is none of {', '.join(KINDS)}")
+    try:
+        signature = inspect.signature(KINDS[kind])
+        # Unknown arguments first: a misspelt one would be called missing.
+        signature.bind_partial(name, **arguments)
+        signature.bind(name, **arguments)
+    except TypeError as error:
+        raise ValueError(f"dataset {name!r} of kind {kind}: {error}") from error
+    for key, value in arguments.items():
+        if key.endswith(("_root", "_json")):
+            if not isinstance(value, str):
+                raise ValueError(f"dataset {name!r}: {key} must be a path, not {value!r}")
+            arguments[key] = str(folder / value)
+    KINDS[kind](name, **arguments)
 
 
 def _register(name: str, load, **metadata) -> None:
@@ -194,14 +263,81 @@ def _file(path: str, name: str) -> Path:
     return Path(path)
 
 
-def _categories(path: Path) -> list[dict]:
-    try:
-        categories = json.loads(path.read_text(encoding="utf-8"))["categories"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no COCO json with categories ({error})") from error
+def _categories(path: Path, name: str) -> list[dict]:
+    categories = read_coco(path, "categories")["categories"]
     if not categories:
-        raise ValueError(f"{path} lists no categories")
+        raise ValueError(f"dataset {name!r}: {path} lists no categories")
+    for number, category in enumerate(categories):
+        where = f"dataset {name!r}: {path}: category number {number}"
+        if not _is_int(_entry(category, "id", where)):
+            raise ValueError(f"{where} has the id {category['id']!r}, which is no integer")
+        if not _is_name(_entry(category, "name", where)):
+            raise ValueError(f"{where} has the name {category['name']!r}, which is no text")
+        if "color" in category and not _is_rgb(category["color"]):
+            raise ValueError(f"{where} has the color {category['color']!r}, which is no RGB triple")
+    if (twice := _first_repeated([c["id"] for c in categories])) is not None:
+        raise ValueError(f"dataset {name!r}: {path} has several categories of id {twice}")
     return categories
+
+
+def _check_classes(classes: Sequence[str], name: str) -> None:
+    if not isinstance(classes, (list, tuple)) or not classes:
+        raise ValueError(f"dataset {name!r}: classes must be a list of names, not {classes!r}")
+    for number, entry in enumerate(classes):
+        if not _is_name(entry):
+            raise ValueError(
+                f"dataset {name!r}: classes[{number}] is {entry!r}, which is no text; quote names "
+                "that YAML takes for something else, such as yes, no, on, off or numbers"
+            )
+    if (twice := _first_repeated(classes)) is not None:
+        raise ValueError(f"dataset {name!r}: classes names {twice!r} more than once")
+
+
+def _check_colours(colours: Sequence[Sequence[int]], count: int, name: str) -> None:
+    if not isinstance(colours, (list, tuple)) or not all(map(_is_rgb, colours)):
+        raise ValueError(f"dataset {name!r}: colours must be a list of RGB triples, 0 to 255")
+    if len(colours) != count:
+        raise ValueError(f"dataset {name!r} has {count} classes but {len(colours)} colours")
+
+
+def _check_ignore_label(ignore_label: int, num_labels: int, name: str) -> None:
+    if not _is_int(ignore_label):
+        raise ValueError(f"dataset {name!r}: ignore_label={ignore_label!r} is no integer")
+    if 0 <= ignore_label < num_labels:
+        raise ValueError(
+            f"dataset {name!r}: ignore_label={ignore_label} is one of its {num_labels} labels; "
+            "set one that is not, such as 65535 with 16-bit label maps"
+        )
+
+
+def _is_int(value: Any) -> bool:
+    # Python counts True as an integer.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_rgb(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(_is_int(x) and 0 <= x <= 255 for x in value)
+    )
+
+
+def _first_repeated(values: Sequence) -> Any:
+    seen = set()
+    # set.add returns None.
+    return next((v for v in values if v in seen or seen.add(v)), None)
+
+
+def _entry(mapping: Any, key: str, where: str) -> Any:
+    """`mapping[key]`, or an error that says where it is missing."""
+    if not isinstance(mapping, dict) or key not in mapping:
+        raise ValueError(f"{where} lacks {key!r}")
+    return mapping[key]
 
 
 def _colours(categories: Sequence[dict]) -> list[list[int]]:
@@ -220,33 +356,50 @@ def _colours(categories: Sequence[dict]) -> list[list[int]]:
 def _load_panoptic(
     path: Path, images: Path, segments: Path, semantic_root: str | None, ids: dict[int, int]
 ) -> list[dict]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    by_id = {image["id"]: image for image in content["images"]}
+    content = read_coco(path, "images", "annotations")
+    by_id = {_entry(image, "id", f"{path}: an image"): image for image in content["images"]}
     records = []
     for annotation in content["annotations"]:
-        image = by_id.get(annotation["image_id"])
-        if image is None:
-            raise ValueError(f"{path}: annotation of an unknown image {annotation['image_id']}")
-        segments_info = []
-        for segment in annotation["segments_info"]:
-            if segment["category_id"] not in ids:
-                raise ValueError(
-                    f"{path}: {annotation['file_name']} has category {segment['category_id']}, "
-                    "which the json does not list"
-                )
-            segments_info.append(dict(segment, category_id=ids[segment["category_id"]]))
+        number = _entry(annotation, "image_id", f"{path}: an annotation")
+        if number not in by_id:
+            raise ValueError(f"{path}: annotation of an unknown image {number}")
+        image, where = by_id[number], f"{path}: image {number}"
+        file_name = _entry(annotation, "file_name", f"{path}: the annotation of image {number}")
         record = {
-            "file_name": str(images / image["file_name"]),
-            "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
-            "pan_seg_file_name": str(segments / annotation["file_name"]),
-            "segments_info": segments_info,
+            "file_name": str(images / _entry(image, "file_name", where)),
+            "image_id": number,
+            "height": _entry(image, "height", where),
+            "width": _entry(image, "width", where),
+            "pan_seg_file_name": str(segments / file_name),
+            "segments_info": _segments(annotation, ids, f"{path}: {file_name}"),
         }
         if semantic_root is not None:
-            record["sem_seg_file_name"] = str(Path(semantic_root) / annotation["file_name"])
+            record["sem_seg_file_name"] = str(Path(semantic_root) / file_name)
         records.append(record)
     return records
+
+
+def _segments(annotation: dict, ids: dict[int, int], where: str) -> list[dict]:
+    """`segments_info` with contiguous labels."""
+    found = []
+    for segment in _entry(annotation, "segments_info", where):
+        _entry(segment, "id", f"{where}: a segment")
+        category = _entry(segment, "category_id", f"{where}: segment {segment['id']}")
+        if category not in ids:
+            raise ValueError(f"{where} has category {category}, which the json does not list")
+        found.append(dict(segment, category_id=ids[category]))
+    return found
+
+
+def _load_instances(path: Path, image_root: str, name: str) -> list[dict]:
+    try:
+        return load_coco_json(str(path), image_root, name)
+    except (KeyError, TypeError, AssertionError) as error:
+        reason = str(error.args[0]) if error.args else "its annotations contradict each other"
+        # A KeyError of Detectron2 holds a sentence, one of Python the missing key.
+        if " " not in reason:
+            reason = f"an image or annotation lacks {reason!r}"
+        raise ValueError(f"{path}: {reason}") from error
 
 
 def _load_semantic(name: str, images: Path, labels: Path) -> list[dict]:

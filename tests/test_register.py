@@ -1,0 +1,195 @@
+"""Registration refuses what would train on wrong labels, in a sentence that names the file."""
+
+import json
+import sys
+
+import make_scenes
+import numpy as np
+import pytest
+import yaml
+from datasets_made import NAMES, quarters, write_dataset
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from rankseg_m2f.data.datasets.register import KINDS, register_definitions
+
+FOLDER = "kind: semantic_folder, image_root: x, label_root: y"
+
+
+def made(tmp_path, kind):
+    """Arguments that register a sound dataset of this kind under the folder's name."""
+    maps = [quarters(16, 20, [0, 1, 2, 3]), quarters(16, 20, [0, 1, 3, 255])]
+    return write_dataset(tmp_path / "set", maps)[kind]
+
+
+def changed(path, change):
+    """Rewrite a json after `change` has edited its content in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a:", "dataset 'a': a definition maps .* not to None"),
+        ("a: [b]", r"dataset 'a': a definition maps .* not to \['b'\]"),
+        ("5: {kind: coco_instances}", "dataset 5: "),
+        ("a: {kind: [b]}", r"dataset 'a': kind \['b'\] is none of"),
+        ("a: {kind: [b}", "is no YAML: .*line 1"),
+        ("a: 2020-99-99", "is no YAML: month"),
+        ("", "must map dataset names"),
+        ("a: {kind: coco_instances, 3: x}", "'a' of kind coco_instances: keywords must be"),
+        (
+            "a: {kind: coco_instances, image_root: 5, instances_json: x}",
+            "image_root must be a path",
+        ),
+        ("a: {kind: coco_instances, image_root: , instances_json: x}", "required .*'image_root'"),
+        (f"a: {{{FOLDER}, classes: road}}", "classes must be a list of names, not 'road'"),
+        (f"a: {{{FOLDER}, classes: {{0: road}}}}", "classes must be a list of names"),
+        (f"a: {{{FOLDER}, classes: []}}", r"classes must be a list of names, not \[\]"),
+        (f"a: {{{FOLDER}, classes: [sky, no]}}", r"classes\[1\] is False, .*quote .*yes, no"),
+        (f"a: {{{FOLDER}, classes: [sky, ' ']}}", r"classes\[1\] is ' '"),
+        (f"a: {{{FOLDER}, classes: [sky, tree, sky]}}", "classes names 'sky' more than once"),
+        (f"a: {{{FOLDER}, classes: [b], colours: [1]}}", "colours must be a list of RGB triples"),
+        (f"a: {{{FOLDER}, classes: [b], colours: []}}", "1 classes but 0 colours"),
+        (f"a: {{{FOLDER}, classes: [b], ignore_label: no}}", "ignore_label=False is no integer"),
+        (
+            f"a: {{{FOLDER}, classes: [b], ignore_label: 0}}",
+            "ignore_label=0 is one of its 1 labels",
+        ),
+    ],
+)
+def test_bad_definitions_are_one_sentence(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as found:
+        register_definitions([file])
+    assert str(found.value).startswith(str(file)) and "\n" not in str(found.value)
+    assert "a" not in DatasetCatalog.list()
+
+
+def test_an_argument_without_value_is_not_given(tmp_path):
+    name = f"null_{tmp_path.name}"
+    definition = {"kind": "coco_panoptic", "semantic_root": None, **made(tmp_path, "coco_panoptic")}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({name: {**definition, "ignore_label": None}}))
+    assert register_definitions([file]) == [name]
+    assert MetadataCatalog.get(name).ignore_label == 255
+    assert "sem_seg_file_name" not in DatasetCatalog.get(name)[0]
+
+
+def test_the_ignore_label_is_no_label(tmp_path):
+    """With the default of 255, the 256th of 300 classes would silently vanish."""
+    arguments = made(tmp_path, "semantic_folder")
+    arguments["classes"] = [f"c{i}" for i in range(300)]
+    name = f"many_{tmp_path.name}"
+    with pytest.raises(ValueError, match=r"ignore_label=255 is one of its 300 labels.*65535"):
+        KINDS["semantic_folder"](name, **arguments)
+    KINDS["semantic_folder"](name, **arguments, ignore_label=65535)
+    assert MetadataCatalog.get(name).num_classes == 300
+    arguments["classes"] = arguments["classes"][:255]
+    KINDS["semantic_folder"](f"{name}_255", **arguments)
+
+
+def test_the_ignore_label_matters_to_label_maps_alone(tmp_path):
+    arguments = made(tmp_path, "coco_panoptic")
+    with pytest.raises(ValueError, match="ignore_label=3 is one of its 4 labels"):
+        KINDS["coco_panoptic"]("x", semantic_root="labels", ignore_label=3, **arguments)
+    KINDS["coco_panoptic"](f"png_{tmp_path.name}", ignore_label=3, **arguments)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["categories"][1].pop("name"), "number 1 lacks 'name'"),
+        (lambda c: c["categories"][1].update(name=""), "number 1 has the name ''"),
+        (lambda c: c["categories"][1].pop("id"), "number 1 lacks 'id'"),
+        (lambda c: c["categories"][1].update(id="7"), "number 1 has the id '7'"),
+        (lambda c: c["categories"][1].update(id=12), "several categories of id 12"),
+        (lambda c: c["categories"][1].update(color=[1, 2]), "number 1 has the color"),
+        (lambda c: c["categories"].clear(), "lists no categories"),
+        (lambda c: c.pop("categories"), "no list of 'categories'"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["coco_panoptic", "coco_instances"])
+def test_categories_have_an_id_of_their_own_and_a_name(tmp_path, kind, change, message):
+    arguments = made(tmp_path, kind)
+    path = tmp_path / "set" / f"{kind.removeprefix('coco_')}.json"
+    changed(path, change)
+    with pytest.raises(ValueError, match=message) as found:
+        KINDS[kind]("x", **arguments)
+    assert str(path) in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c.pop("annotations"), "no list of 'annotations'"),
+        (lambda c: c.pop("images"), "no list of 'images'"),
+        (lambda c: c["images"][1].pop("height"), "image 1 lacks 'height'"),
+        (lambda c: c["images"][1].pop("width"), "image 1 lacks 'width'"),
+        (lambda c: c["images"][1].pop("file_name"), "image 1 lacks 'file_name'"),
+        (lambda c: c["images"][1].pop("id"), "an image lacks 'id'"),
+        (lambda c: c["annotations"][1].pop("image_id"), "an annotation lacks 'image_id'"),
+        (lambda c: c["annotations"][1].pop("file_name"), "of image 1 lacks 'file_name'"),
+        (lambda c: c["annotations"][1].pop("segments_info"), r"001\.png lacks 'segments_info'"),
+        (
+            lambda c: c["annotations"][1]["segments_info"][0].pop("category_id"),
+            r"001\.png: segment 1 lacks 'category_id'",
+        ),
+    ],
+)
+def test_panoptic_annotations_lack_nothing(tmp_path, change, message):
+    arguments = made(tmp_path, "coco_panoptic")
+    path = tmp_path / "set" / "panoptic.json"
+    changed(path, change)
+    name = f"lacking_{tmp_path.name}"
+    KINDS["coco_panoptic"](name, **arguments)
+    with pytest.raises(ValueError, match=message) as found:
+        DatasetCatalog.get(name)
+    assert str(found.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["images"][0].pop("height"), "an image or annotation lacks 'height'"),
+        (lambda c: c["annotations"][0].update(category_id=9), "category_id=9"),
+        (lambda c: c["annotations"][0].update(id=2), "not unique"),
+        (lambda c: c["annotations"][0].update(segmentation=[1, 2, 3, 4, 5, 6]), "no len"),
+    ],
+)
+def test_instance_annotations_that_cannot_be_loaded_name_the_file(tmp_path, change, message):
+    arguments = made(tmp_path, "coco_instances")
+    path = tmp_path / "set" / "instances.json"
+    changed(path, change)
+    name = f"unloadable_{tmp_path.name}"
+    KINDS["coco_instances"](name, **arguments)
+    with pytest.raises(ValueError, match=message) as found:
+        DatasetCatalog.get(name)
+    assert str(found.value).startswith(str(path))
+
+
+def test_colours_are_those_given(tmp_path):
+    arguments = made(tmp_path, "semantic_folder")
+    colours = [[i, 2 * i, 255] for i in range(4)]
+    name = f"coloured_{tmp_path.name}"
+    KINDS["semantic_folder"](name, **arguments, colours=colours)
+    assert MetadataCatalog.get(name).stuff_colors == colours
+    assert MetadataCatalog.get(name).label_names == NAMES
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_scenes_are_made_where_registration_looks(tmp_path, monkeypatch, by_variable):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    if by_variable:
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    small = {"train": 1, "val": 1, "num-labels": 8, "size": 32, "jobs": 1}
+    options = [word for key, value in small.items() for word in (f"--{key}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["make_scenes.py", *options])
+    make_scenes.main()
+    root = tmp_path / ("elsewhere" if by_variable else "datasets") / "scenes"
+    assert np.asarray(Image.open(root / "val" / "000000.jpg")).shape == (32, 32, 3)
+    assert (root / "scenes.json").is_file()
