@@ -29,7 +29,6 @@ DETECTRON2_NEEDS = [
 ]
 
 
-
 def native_extension() -> dict:
     """Arguments that build the C++ deformable attention, or none where that cannot be done.
 
