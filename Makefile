@@ -12,11 +12,12 @@ READY := $(VENV)/ready
 DETECTRON2 := sal-detectron2==0.7.2
 DETECTRON2_PIP := --no-deps --only-binary=:all: --python-version 3.10 --implementation cp --abi none
 
-.PHONY: demo test gpu-test lint bench setup doctor clean
+.PHONY: demo demo-video test gpu-test lint bench setup doctor clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   install, make the built-in scenes, train, evaluate, write output/demo/report.html"
+	@echo "make demo-video   the same with video: instances and semantics of moving scenes"
 	@echo "make test   install and run the tests"
 	@echo "make lint   check the style"
 	@echo "make setup  install only;  make doctor  what works here and what does not"
@@ -24,6 +25,9 @@ help:
 
 demo: $(READY)
 	$(BIN)/python demo/run_demo.py
+
+demo-video: $(READY)
+	$(BIN)/python demo/run_video_demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -q tests

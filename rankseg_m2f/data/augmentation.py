@@ -8,21 +8,18 @@ def resize_and_crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> li
     """Resize the short side, crop, colour jitter, flip: the ADE20K recipe.
 
     Args:
-        constrain_area: a crop is drawn again while one label fills more than
-            INPUT.CROP.SINGLE_CATEGORY_MAX_AREA of it (needs a label map).
+        constrain_area: see `crop`.
     """
     node = cfg.INPUT
-    recipe = [
-        T.ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
+    resize = T.ResizeShortestEdge(
+        node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING
+    )
+    return [
+        resize,
+        *crop(cfg, ignore_label, constrain_area),
+        *colour_jitter(cfg),
+        *flip(cfg),
     ]
-    if node.CROP.ENABLED:
-        limit = node.CROP.SINGLE_CATEGORY_MAX_AREA if constrain_area else 1.0
-        recipe.append(
-            T.RandomCrop_CategoryAreaConstraint(node.CROP.TYPE, node.CROP.SIZE, limit, ignore_label)
-            if limit < 1
-            else T.RandomCrop(node.CROP.TYPE, node.CROP.SIZE)
-        )
-    return recipe + _colour_jitter(cfg) + _flip(cfg)
 
 
 def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
@@ -30,7 +27,7 @@ def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
     node = cfg.INPUT
     side = node.IMAGE_SIZE
     return [
-        *_flip(cfg),
+        *flip(cfg),
         T.ResizeScale(node.MIN_SCALE, node.MAX_SCALE, target_height=side, target_width=side),
         T.FixedSizeCrop(crop_size=(side, side)),
     ]
@@ -42,14 +39,36 @@ def resize_for_test(cfg: CfgNode) -> list[T.Augmentation]:
     return [T.ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")]
 
 
-def _flip(cfg: CfgNode) -> list[T.Augmentation]:
+def crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> list[T.Augmentation]:
+    """INPUT.CROP, nothing if it is not enabled.
+
+    Args:
+        constrain_area: a crop is drawn again while one label fills more than
+            INPUT.CROP.SINGLE_CATEGORY_MAX_AREA of it (needs a label map).
+    """
+    node = cfg.INPUT.CROP
+    if not node.ENABLED:
+        return []
+    limit = node.SINGLE_CATEGORY_MAX_AREA if constrain_area else 1.0
+    if limit < 1:
+        return [T.RandomCrop_CategoryAreaConstraint(node.TYPE, node.SIZE, limit, ignore_label)]
+    return [T.RandomCrop(node.TYPE, node.SIZE)]
+
+
+def flip(cfg: CfgNode) -> list[T.Augmentation]:
+    """INPUT.RANDOM_FLIP; video's "flip_by_clip" is horizontal."""
     direction = cfg.INPUT.RANDOM_FLIP
     if direction == "none":
         return []
-    return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]
+    return [
+        T.RandomFlip(
+            horizontal=direction in ("horizontal", "flip_by_clip"), vertical=direction == "vertical"
+        )
+    ]
 
 
-def _colour_jitter(cfg: CfgNode) -> list[T.Augmentation]:
+def colour_jitter(cfg: CfgNode) -> list[T.Augmentation]:
+    """SSD's, if INPUT.COLOR_AUG_SSD."""
     if not cfg.INPUT.COLOR_AUG_SSD:
         return []
     # Lazy: it imports OpenCV.

@@ -37,7 +37,7 @@ class SegmentMap:
         ids = transform_ids(self.ids, transforms)
         present = [i for i in np.unique(ids).tolist() if i in self.labels]
         masks = ids == np.asarray(present, dtype=ids.dtype).reshape(-1, 1, 1)
-        return LabelMasks([self.labels[i] for i in present], masks)
+        return LabelMasks([self.labels[i] for i in present], masks, present)
 
     def label_map(self, ignore_label: int) -> np.ndarray:
         """(H, W) labels, `ignore_label` where there is none; uint8 if they fit, else float64,
@@ -55,10 +55,12 @@ class ObjectList:
     Attributes:
         labels: N.
         outlines: N COCO segmentations: lists of polygons, or compressed RLE.
+        ids: N, by which frames of a video share an object; None: numbers.
     """
 
     labels: list[int]
     outlines: list[list | dict]
+    ids: list[int] | None = None
 
     @property
     def size(self) -> tuple[None, None]:
@@ -74,10 +76,9 @@ class ObjectList:
         masks = np.zeros((len(self.labels), *size), dtype=bool)
         for mask, outline in zip(masks, self.outlines, strict=True):
             mask[:] = _rasterised(outline, transforms, size)
-        kept = masks.any((1, 2))
-        return LabelMasks(
-            [k for k, keep in zip(self.labels, kept, strict=True) if keep], masks[kept]
-        )
+        kept = np.flatnonzero(masks.any((1, 2)))
+        ids = range(len(masks)) if self.ids is None else self.ids
+        return LabelMasks([self.labels[i] for i in kept], masks[kept], [ids[i] for i in kept])
 
     def label_map(self, ignore_label: int) -> None:
         """Objects do not make a label map."""
@@ -86,20 +87,52 @@ class ObjectList:
 
 @dataclass
 class LabelMasks:
-    """What a picture shows: N labels and (N, h, w) bool masks."""
+    """What a picture shows: N labels, (N, h, w) bool masks and N ids (-1: not visible)."""
 
     labels: list[int]
     masks: np.ndarray
+    ids: list[int]
+
+
+def aligned(frames: list[LabelMasks]) -> list[LabelMasks]:
+    """The objects of a clip, all of them in each frame and in the same order, by ascending id.
+
+    A label is taken from the first frame that shows the object. Where an object is not visible,
+    its mask is empty and its id -1.
+
+    Args:
+        frames: T, of one size; objects of the same id are the same.
+    """
+    labels = {}
+    for shown in frames:
+        for i, label in zip(shown.ids, shown.labels, strict=True):
+            labels.setdefault(i, label)
+    ids = sorted(labels)
+    row = {i: number for number, i in enumerate(ids)}
+    clip = []
+    for shown in frames:
+        masks = np.zeros((len(ids), *shown.masks.shape[1:]), dtype=bool)
+        masks[[row[i] for i in shown.ids]] = shown.masks
+        seen = set(shown.ids)
+        clip.append(
+            LabelMasks([labels[i] for i in ids], masks, [i if i in seen else -1 for i in ids])
+        )
+    return clip
 
 
 def semantic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
-    """From a label map (`sem_seg_file_name`).
+    """From a label map (`sem_seg_file_name`) of labels plus `label_offset` (default 0).
+
+    Pixels of `ignore_label` or of less than the offset are unlabelled.
 
     Raises:
-        ValueError: a label neither in [0, num_labels) nor `ignore_label`, naming the file.
+        ValueError: another label outside [0, num_labels), naming the file.
     """
     path = _source(record, "sem_seg_file_name")
     ids = read_label_map(path)
+    if offset := record.get("label_offset", 0):
+        unlabelled = (ids == ignore_label) | (ids < offset)
+        ids = np.where(unlabelled, ignore_label, ids.astype(np.int32) - offset)
     labels = [i for i in np.unique(ids).tolist() if i != ignore_label]
     _check_labels(labels, num_labels, path)
     return SegmentMap(ids, {i: i for i in labels})
@@ -132,7 +165,8 @@ def instance_truth(record: dict, ignore_label: int, num_labels: int) -> ObjectLi
     ]
     labels = [a["category_id"] for a in objects]
     _check_labels(labels, num_labels, record["file_name"])
-    return ObjectList(labels, [a["segmentation"] for a in objects])
+    ids = [a.get("id", number) for number, a in enumerate(objects)]
+    return ObjectList(labels, [a["segmentation"] for a in objects], ids)
 
 
 # First the form that says most.

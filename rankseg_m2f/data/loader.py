@@ -23,6 +23,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from rankseg_m2f.data.mappers import build_mapper
+from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.images import ImageReadError
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def build_train_loader(
     records = load_records(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     return TrainLoader(
         records,
-        mapper or build_mapper(cfg, is_train=True),
+        mapper or _mapper_of(records)(cfg, is_train=True),
         _train_sampler(cfg, records, seed),
         batch_size=_micro_batch_size(cfg),
         seed=seed,
@@ -155,9 +156,10 @@ def build_test_loader(
     Raises:
         KeyError: an unregistered dataset.
     """
+    records = load_records([name])
     return build_detectron2_test_loader(
-        load_records([name]),
-        mapper=mapper or build_mapper(cfg, is_train=False, dataset=name),
+        records,
+        mapper=mapper or _mapper_of(records)(cfg, is_train=False, dataset=name),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
@@ -181,7 +183,22 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
             "DATASETS.DEFINITIONS (see datasets/README.md), or, for the built-in scenes, run "
             "python datasets/make_scenes.py"
         )
-    return get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
+    video = is_video(next(iter(DatasetCatalog.get(names[0])), {}))
+    return get_detection_dataset_dicts(
+        list(names),
+        # Detectron2 looks for annotations of pictures; those of a video are one level deeper.
+        filter_empty=filter_empty and not video,
+        check_consistency=not video,
+    )
+
+
+def is_video(record: dict) -> bool:
+    """Whether a dataset record is of a video, not of a picture."""
+    return "file_names" in record
+
+
+def _mapper_of(records: list[dict]) -> Callable:
+    return build_video_mapper if is_video(records[0]) else build_mapper
 
 
 def _micro_batch_size(cfg: CfgNode) -> int:

@@ -1,9 +1,10 @@
 """From a dataset record to what the model takes: picture, labels and masks.
 
-Shapes: N objects, K labels, h, w size after augmentation.
+Shapes: T frames, N objects, K labels, h, w size after augmentation.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from rankseg_m2f.data.augmentation import large_scale_jitter, resize_and_crop, resize_for_test
 from rankseg_m2f.data.ground_truth import (
     LabelMasks,
+    ObjectList,
+    SegmentMap,
     any_truth,
     instance_truth,
     panoptic_truth,
@@ -35,8 +38,23 @@ MAPPERS = {
 _PADDING_COLOUR = 128
 
 
-class ImageMapper:
-    """Reads, augments and packs one picture and its ground truth."""
+@dataclass
+class Clip:
+    """Frames of one video, or one picture, as the model takes them.
+
+    Attributes:
+        size: (height, width) of the files.
+        frames: T (3, h, w) uint8.
+        truths: T, of (h, w); None without ground truth.
+    """
+
+    size: tuple[int, int]
+    frames: list[Tensor]
+    truths: list[LabelMasks] | None
+
+
+class ClipReader:
+    """Reads frames and their ground truth and augments them alike."""
 
     def __init__(
         self,
@@ -64,6 +82,63 @@ class ImageMapper:
         self.ignore_label = ignore_label
         self.min_side = min_side
 
+    def read(self, records: Sequence[dict]) -> Clip:
+        """
+        Args:
+            records: of pictures, one per frame; transforms are drawn on the first.
+
+        Raises:
+            ImageReadError: a file is missing or broken.
+            ValueError: sizes disagree or a label is out of range; the message names the file.
+        """
+        transforms, size = None, (None, None)
+        frames, truths = [], []
+        for record in records:
+            path = record["file_name"]
+            image = read_image(path, self.image_format)
+            _check_size(path, image, size, "video's first frame")
+            _check_size(path, image, (record.get("height"), record.get("width")))
+            size = image.shape[:2]
+            truth = self._truth(record, image)
+            if transforms is None:
+                transforms, image = self._draw(image, truth)
+            else:
+                image = transforms.apply_image(image)
+            if truth is not None:
+                truths.append(self._pad_truth(truth.transformed(transforms, image.shape[:2])))
+            pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            frames.append(self._pad(pixels, _PADDING_COLOUR))
+        return Clip(size, frames, None if self.read_truth is None else truths)
+
+    def _truth(self, record: dict, image: np.ndarray) -> SegmentMap | ObjectList | None:
+        if self.read_truth is None:
+            return None
+        truth = self.read_truth(record, self.ignore_label, self.num_labels)
+        _check_size(record["file_name"], image, truth.size, "label map")
+        return truth
+
+    def _draw(
+        self, image: np.ndarray, truth: SegmentMap | ObjectList | None
+    ) -> tuple[T.TransformList, np.ndarray]:
+        """Transforms and the image after them."""
+        constrained = self.constrained and truth is not None
+        label_map = truth.label_map(self.ignore_label) if constrained else None
+        sample = T.AugInput(image, sem_seg=label_map)
+        return self.augmentations(sample), sample.image
+
+    def _pad_truth(self, shown: LabelMasks) -> LabelMasks:
+        masks = self._pad(torch.from_numpy(np.ascontiguousarray(shown.masks)), 0)
+        return replace(shown, masks=masks.numpy())
+
+    def _pad(self, maps: Tensor, value: int) -> Tensor:
+        height, width = maps.shape[1:]
+        right, bottom = max(0, self.min_side - width), max(0, self.min_side - height)
+        return F.pad(maps, (0, right, 0, bottom), value=value) if right or bottom else maps
+
+
+class ImageMapper(ClipReader):
+    """Reads, augments and packs one picture and its ground truth."""
+
     def __call__(self, record: dict) -> dict:
         """
         Returns:
@@ -74,41 +149,25 @@ class ImageMapper:
             ImageReadError: a file is missing or broken.
             ValueError: sizes disagree or a label is out of range; the message names the file.
         """
-        image = read_image(record["file_name"], self.image_format)
-        height, width = image.shape[:2]
-        _check_size(record["file_name"], image, (record.get("height"), record.get("width")))
-        truth, label_map = None, None
-        if self.read_truth is not None:
-            truth = self.read_truth(record, self.ignore_label, self.num_labels)
-            _check_size(record["file_name"], image, truth.size, "label map")
-            if self.constrained:
-                label_map = truth.label_map(self.ignore_label)
-        sample = T.AugInput(image, sem_seg=label_map)
-        transforms = self.augmentations(sample)
-        pixels = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+        clip = self.read([record])
         result = {
             "file_name": record["file_name"],
             "image_id": record.get("image_id"),
-            "height": height,
-            "width": width,
-            "image": self._pad(pixels, _PADDING_COLOUR),
+            "height": clip.size[0],
+            "width": clip.size[1],
+            "image": clip.frames[0],
         }
-        if truth is not None:
-            shown = truth.transformed(transforms, tuple(pixels.shape[1:]))
-            result["instances"] = self._instances(shown)
+        if clip.truths is not None:
+            result["instances"] = as_instances(clip.truths[0])
         return result
 
-    def _instances(self, shown: LabelMasks) -> Instances:
-        masks = self._pad(torch.from_numpy(np.ascontiguousarray(shown.masks)), 0)
-        instances = Instances(tuple(masks.shape[1:]))
-        instances.gt_classes = torch.tensor(shown.labels, dtype=torch.int64)
-        instances.gt_masks = masks
-        return instances
 
-    def _pad(self, maps: Tensor, value: int) -> Tensor:
-        height, width = maps.shape[1:]
-        right, bottom = max(0, self.min_side - width), max(0, self.min_side - height)
-        return F.pad(maps, (0, right, 0, bottom), value=value) if right or bottom else maps
+def as_instances(shown: LabelMasks) -> Instances:
+    """gt_classes (N,) int64 and gt_masks (N, h, w) bool."""
+    instances = Instances(tuple(shown.masks.shape[1:]))
+    instances.gt_classes = torch.tensor(shown.labels, dtype=torch.int64)
+    instances.gt_masks = torch.from_numpy(shown.masks)
+    return instances
 
 
 def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> ImageMapper:
@@ -122,21 +181,9 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
     Raises:
         ValueError: an unknown mapper, or datasets whose ignore labels differ.
     """
-    names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
-    ignore_label = _ignore_label(names if dataset is None else (dataset,))
-    settings = {
-        "image_format": cfg.INPUT.FORMAT,
-        "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        "ignore_label": ignore_label,
-    }
     if not is_train:
-        rankseg = cfg.MODEL.RANKSEG
-        oracle = rankseg.USE_GT or rankseg.USE_GT_EVAL
-        return ImageMapper(
-            augmentations=resize_for_test(cfg),
-            read_truth=any_truth if oracle else None,
-            **settings,
-        )
+        return ImageMapper(**evaluation_settings(cfg, dataset))
+    settings = reader_settings(cfg, cfg.DATASETS.TRAIN if dataset is None else (dataset,))
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
         raise ValueError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {', '.join(MAPPERS)}")
@@ -144,7 +191,9 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
     augmentations = (
         large_scale_jitter(cfg)
         if jitter
-        else resize_and_crop(cfg, ignore_label, constrain_area=read_truth is not instance_truth)
+        else resize_and_crop(
+            cfg, settings["ignore_label"], constrain_area=read_truth is not instance_truth
+        )
     )
     return ImageMapper(
         augmentations=augmentations,
@@ -152,6 +201,40 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
         min_side=cfg.INPUT.SIZE_DIVISIBILITY,
         **settings,
     )
+
+
+def reader_settings(cfg: CfgNode, names: Sequence[str]) -> dict:
+    """Arguments of `ClipReader` that training and evaluation share.
+
+    Args:
+        names: datasets to be read.
+
+    Raises:
+        ValueError: their ignore labels differ.
+    """
+    return {
+        "image_format": cfg.INPUT.FORMAT,
+        "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "ignore_label": _ignore_label(names),
+    }
+
+
+def evaluation_settings(cfg: CfgNode, dataset: str | None = None) -> dict:
+    """Arguments of `ClipReader` at evaluation: resized, with ground truth for the oracle alone.
+
+    Args:
+        dataset: to be read; None: those of DATASETS.TEST.
+
+    Raises:
+        ValueError: datasets whose ignore labels differ.
+    """
+    rankseg = cfg.MODEL.RANKSEG
+    oracle = rankseg.USE_GT or rankseg.USE_GT_EVAL
+    return {
+        **reader_settings(cfg, cfg.DATASETS.TEST if dataset is None else (dataset,)),
+        "augmentations": resize_for_test(cfg),
+        "read_truth": any_truth if oracle else None,
+    }
 
 
 def _ignore_label(names: Sequence[str]) -> int:

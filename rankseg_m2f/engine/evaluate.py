@@ -14,6 +14,7 @@ from torch import distributed, nn
 from rankseg_m2f.data.loader import build_test_loader
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.weights_file import replacing
+from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
@@ -31,6 +32,10 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
         By task, or by dataset and task if there are several datasets; on the main process.
     """
     _share_buffers(model)
+    test = cfg.MODEL.MASK_FORMER.TEST
+    if test.WINDOW:
+        bare = getattr(model, "module", model)
+        model = WindowedModel(bare, test.WINDOW, test.WINDOW_OVERLAP)
     results = OrderedDict()
     for name in cfg.DATASETS.TEST:
         folder = Path(cfg.OUTPUT_DIR) / "inference" / name

@@ -26,6 +26,7 @@ from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.ade20k import register_ade20k
 from rankseg_m2f.data.datasets.register import register_definitions
 from rankseg_m2f.data.datasets.scenes import register_scenes
+from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.trainer import Trainer
@@ -55,6 +56,7 @@ def register_datasets(cfg: CfgNode) -> None:
     """Register what lies under $DETECTRON2_DATASETS and the datasets of DATASETS.DEFINITIONS."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     register_scenes(root / "scenes")
+    register_video_scenes(root / "video_scenes")
     register_ade20k(root / "ADEChallengeData2016")
     register_definitions(cfg.DATASETS.DEFINITIONS)
 

@@ -83,7 +83,12 @@ class WindowedModel(nn.Module):
         self.train(model.training)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Results of each video; `image` may be any iterable of frames, read once."""
+        """Results of each video; `image` may be any iterable of frames, read once.
+
+        Pictures go to the model as they are.
+        """
+        if all(isinstance(x["image"], Tensor) for x in batched_inputs):
+            return self.model(batched_inputs)
         return [self.video(x) for x in batched_inputs]
 
     def video(self, sample: dict) -> dict:

@@ -11,6 +11,8 @@ from rankseg_m2f.evaluation.instance import InstanceEvaluator
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
+from rankseg_m2f.evaluation.ytvis import VideoInstanceEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +24,19 @@ EVALUATORS = {
     "coco_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
     "ade20k_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
     "cityscapes_panoptic_seg": (PanopticEvaluator, SemanticEvaluator),
+    "ytvis": (VideoInstanceEvaluator,),
+    "vspw": (VideoSemanticEvaluator,),
 }
 # Keys of MODEL.MASK_FORMER.TEST that make the model give such results.
 SWITCHES = {
     PanopticEvaluator: "PANOPTIC_ON",
     SemanticEvaluator: "SEMANTIC_ON",
     InstanceEvaluator: "INSTANCE_ON",
+    VideoSemanticEvaluator: "SEMANTIC_ON",
+    VideoInstanceEvaluator: "INSTANCE_ON",
 }
+# Those that read annotations in a way of their own.
+WITHOUT_TRUTH = (InstanceEvaluator, VideoInstanceEvaluator)
 
 
 def build_evaluator(
@@ -68,7 +76,7 @@ def build_evaluator(
     return DatasetEvaluators(
         [
             evaluator(dataset_name, output_dir)
-            if evaluator is InstanceEvaluator
+            if evaluator in WITHOUT_TRUTH
             else evaluator(dataset_name, output_dir, truth)
             for evaluator in (*judged, MultiLabelEvaluator)
         ]

@@ -1,9 +1,9 @@
-"""The truth about a dataset's images, in whichever form its annotations are.
+"""The truth about a dataset's images or clips, in whichever form its annotations are.
 
-Shapes: K labels; H, W image size; M labels or segments of one image.
+Shapes: K labels; T frames; H, W image size; M labels or segments of one image or clip.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +23,8 @@ class GroundTruth:
         thing_ids: contiguous ids of the countable labels.
         has_maps: False when images have neither label map nor panoptic PNG.
     """
+
+    unit = "image"
 
     def __init__(self, name: str, records: Sequence[dict], metadata: Metadata | Mapping):
         """
@@ -44,17 +46,25 @@ class GroundTruth:
         if not records:
             raise ValueError(f"dataset {name!r} has no images")
         self.thing_ids = set((metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
-        self.has_maps = bool({"sem_seg_file_name", "pan_seg_file_name"} & set(records[0]))
+        maps = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name"}
+        self.has_maps = bool(maps & set(records[0]))
         self._ignore_label = metadata.get("ignore_label", 255)
-        self._records = {record["file_name"]: record for record in records}
+        self._records = {self.key(record): record for record in records}
         # Several evaluators ask for the same map in turn.
         self.label_map = lru_cache(maxsize=1)(self._label_map)
         self.segments = lru_cache(maxsize=1)(self._segments)
 
     @classmethod
     def of(cls, name: str) -> "GroundTruth":
-        """That of a registered dataset."""
-        return cls(name, DatasetCatalog.get(name), MetadataCatalog.get(name))
+        """That of a registered dataset; a `VideoTruth` where records have `file_names`."""
+        records = DatasetCatalog.get(name)
+        kind = VideoTruth if records and "file_names" in records[0] else cls
+        return kind(name, records, MetadataCatalog.get(name))
+
+    @staticmethod
+    def key(record: Mapping) -> str:
+        """What tells an image from the others: its file name."""
+        return record["file_name"]
 
     @property
     def num_labels(self) -> int:
@@ -116,8 +126,104 @@ class GroundTruth:
             )
         return read_panoptic_map(record["pan_seg_file_name"]), record["segments_info"]
 
-    def _record(self, file_name: str) -> dict:
+    def _record(self, key: str) -> dict:
         try:
-            return self._records[file_name]
+            return self._records[key]
         except KeyError:
-            raise ValueError(f"{file_name} is no image of dataset {self.name!r}") from None
+            raise ValueError(f"{key} is no {self.unit} of dataset {self.name!r}") from None
+
+
+class VideoTruth(GroundTruth):
+    """Annotations by clip: a part of a video where records have `clip`, else a whole one.
+
+    Attributes:
+        clips: of each video, the keys of its clips in order.
+    """
+
+    unit = "clip"
+
+    def __init__(self, name: str, records: Sequence[dict], metadata: Metadata | Mapping):
+        """
+        Args:
+            records: `video_id` and `file_names` (T paths), with either `sem_seg_file_names` (T
+                paths) and `clip`, the clip's number in its video, or `annotations`: per frame the
+                objects, with contiguous `category_id`.
+            metadata: as for images. Label maps hold the label's id plus `label_offset` (default 0);
+                what is no label then is ignored, as is `ignore_label`.
+
+        Raises:
+            ValueError: as for images, or two clips share a frame.
+        """
+        super().__init__(name, records, metadata)
+        self._offset = metadata.get("label_offset", 0)
+        self.clips: dict[str, list[str]] = {}
+        for key in sorted(self._records):
+            self.clips.setdefault(str(self._records[key]["video_id"]), []).append(key)
+        self._check_frames(records)
+        self.maps = lru_cache(maxsize=1)(self._maps)
+
+    @staticmethod
+    def key(record: Mapping) -> str:
+        """The name of the video, and the number of the clip if the record is one of several."""
+        video = str(record["video_id"])
+        return f"{video}/{record['clip']:06d}" if "clip" in record else video
+
+    @property
+    def label_offset(self) -> int:
+        """Value of label 0 in the label maps."""
+        return self._offset
+
+    @property
+    def longest_clip(self) -> int:
+        """Largest T."""
+        return max(len(record["file_names"]) for record in self._records.values())
+
+    def video(self, key: str) -> str:
+        """Name of the video a clip is of."""
+        return str(self._record(key)["video_id"])
+
+    def frames(self, key: str) -> list[str]:
+        """File names of a clip's frames."""
+        return self._record(key)["file_names"]
+
+    def label_maps(self, key: str) -> Iterator[np.ndarray]:
+        """(H, W) int32 of each frame: label ids, IGNORED where there is none."""
+        for values in self.maps(key):
+            label_map = values.astype(np.int32) - self._offset
+            known = (label_map >= 0) & (label_map < self.num_labels)
+            yield np.where(known & (values != self._ignore_label), label_map, IGNORED)
+
+    def labels(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """What a clip shows in any frame; as for images."""
+        if self.has_maps:
+            pixels = np.zeros(self.num_labels, dtype=np.int64)
+            for label_map in self.label_maps(key):
+                pixels += np.bincount(label_map[label_map != IGNORED], minlength=self.num_labels)
+            present = pixels.nonzero()[0]
+            return present, pixels[present]
+        objects = [o for frame in self._record(key).get("annotations") or [] for o in frame]
+        present = np.unique(np.array([o["category_id"] for o in objects], dtype=np.int64))
+        return present, np.zeros_like(present)
+
+    def _maps(self, key: str) -> np.ndarray:
+        """(T, H, W) values of a clip's label maps as they are in the files."""
+        paths = self._record(key)["sem_seg_file_names"]
+        maps = [read_label_map(path) for path in paths]
+        for path, values in zip(paths, maps, strict=True):
+            if values.shape != maps[0].shape:
+                raise ValueError(
+                    f"ground truth {path} is {values.shape}, but {paths[0]} of the same clip is "
+                    f"{maps[0].shape}; frames of a video need one size"
+                )
+        return np.stack(maps)
+
+    def _check_frames(self, records: Sequence[dict]) -> None:
+        """Frames in two clips would count twice."""
+        seen: dict[str, str] = {}
+        for record in records:
+            key = self.key(record)
+            for path in record["file_names"]:
+                if seen.setdefault(path, key) != key:
+                    raise ValueError(
+                        f"dataset {self.name!r}: {path} is in the clips {seen[path]} and {key}"
+                    )

@@ -1,6 +1,6 @@
-"""Multi-label classification: how well an image's labels are found and selected.
+"""Multi-label classification: how well the labels of an image or clip are found and selected.
 
-Shapes: N images, K labels, κ selected labels.
+Shapes: N images or clips, K labels, κ selected labels.
 """
 
 import numpy as np
@@ -22,22 +22,23 @@ class MultiLabelEvaluator(StreamingEvaluator):
     task = "labels"
     kind = "labels"
 
-    def statistics(self, file_name: str, output: dict) -> Statistics:
+    def statistics(self, key: str, output: dict) -> Statistics:
         """`scores` (K,) and `ranking` (κ,) as predicted; `label` and `pixels` of what is there."""
         scores = output["label_scores"].float().cpu().numpy()
         if len(scores) != self.truth.num_labels:
             raise ValueError(
-                f"{file_name}: the model scores {len(scores)} labels, but dataset {self.name!r} "
+                f"{key}: the model scores {len(scores)} labels, but dataset {self.name!r} "
                 f"has {self.truth.num_labels}"
             )
-        label, pixels = self.truth.labels(file_name)
+        label, pixels = self.truth.labels(key)
         ranking = output["label_ranking"].cpu().numpy()
         return {"scores": scores, "ranking": ranking, "label": label, "pixels": pixels}
 
-    def collect(self, images: list[Statistics]) -> Statistics:
+    def collect(self, images: dict[str, Statistics]) -> Statistics:
         """`scores` (N, K), `ranking` (N, κ), and rows of `image`, `label`, `pixels`."""
-        dense = {key: np.stack([image[key] for image in images]) for key in ("scores", "ranking")}
-        sparse = [{key: image[key] for key in ("label", "pixels")} for image in images]
+        rows = list(images.values())
+        dense = {field: np.stack([row[field] for row in rows]) for field in ("scores", "ranking")}
+        sparse = [{field: row[field] for field in ("label", "pixels")} for row in rows]
         return {**dense, **sparse_rows(sparse)}
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:

@@ -33,7 +33,10 @@ class SemanticEvaluator(StreamingEvaluator):
             ValueError: another size than the ground truth's, or a label outside [0, K).
         """
         predicted = output["sem_seg"].argmax(0).cpu().numpy()
-        truth = self.truth.label_map(file_name)
+        return self.compare(file_name, self.truth.label_map(file_name), predicted)
+
+    def compare(self, file_name: str, truth: np.ndarray, predicted: np.ndarray) -> Statistics:
+        """`label_pixels` of two (h, w) label maps; raises as `statistics` does."""
         if predicted.shape != truth.shape:
             raise ValueError(
                 f"{file_name}: the prediction is {predicted.shape}, the ground truth {truth.shape}"

@@ -1,4 +1,4 @@
-"""What all our evaluators share: statistics per image, gathered, saved and then summed up.
+"""What all our evaluators share: statistics per image or clip, gathered, saved, then summed up.
 
 Metrics are computed from what is saved, so a paired bootstrap can redo them on any resample.
 """
@@ -7,6 +7,8 @@ import logging
 import os
 from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,36 +56,41 @@ class StreamingEvaluator(DatasetEvaluator):
         self._images: dict[str, Statistics] = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take in the results of some images; `inputs` need `file_name`."""
+        """Take in the results of some images or clips; `inputs` need what the truth's key does."""
         for given, output in zip(inputs, outputs, strict=True):
             if self.output_key in output:
-                # By file name: an image that two processes have seen counts once.
-                self._images[given["file_name"]] = self.statistics(given["file_name"], output)
+                # By key: an image that two processes have seen counts once.
+                key = self.truth.key(given)
+                self._images[key] = self.statistics(key, output)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Metrics over the images of all processes: {task: {metric: value}}; {} but on rank 0."""
         gathered = comm.gather(self._images, dst=0)
         if not comm.is_main_process():
             return {}
-        images = {name: image for part in gathered for name, image in part.items()}
+        images = merged(gathered)
         if not images:
-            logger.info("%s: no image has %s, nothing to evaluate", self.name, self.output_key)
+            logger.info(
+                "%s: no %s has %s, nothing to evaluate",
+                self.name,
+                self.truth.unit,
+                self.output_key,
+            )
             return {}
-        # In order of names, so that no sum depends on the number of processes.
-        file_names = sorted(images)
-        arrays = self.collect([images[name] for name in file_names])
+        arrays = self.collect(images)
         if self.output_dir is not None:
             path = self.output_dir / f"per_image_{self.kind}_{self.name}.npz"
-            _save(path, {"file_names": np.array(file_names), **arrays})
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, file_names=np.array(list(images)), **arrays)
         return OrderedDict({self.task: self.summarise(arrays)})
 
     @abstractmethod
-    def statistics(self, file_name: str, output: dict) -> Statistics:
-        """One image's numbers."""
+    def statistics(self, key: str, output: dict) -> Statistics:
+        """One image's numbers; the key is the truth's."""
 
-    def collect(self, images: list[Statistics]) -> Statistics:
-        """All images' numbers in the form in which they are saved."""
-        return sparse_rows(images)
+    def collect(self, images: dict[str, Statistics]) -> Statistics:
+        """All images' numbers, given by key, in the form in which they are saved."""
+        return sparse_rows(list(images.values()))
 
     @abstractmethod
     def summarise(self, arrays: Statistics) -> dict[str, float]:
@@ -108,9 +115,19 @@ def percent_of(values: np.ndarray) -> float:
     return 100 * float(known.mean()) if known.size else float("nan")
 
 
-def _save(path: Path, arrays: Statistics) -> None:
+def merged(parts: list[dict]) -> dict:
+    """What all processes have seen, by key; sorted, so that no sum depends on their number."""
+    images = {key: image for part in parts for key, image in part.items()}
+    return {key: images[key] for key in sorted(images)}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which it replaces if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

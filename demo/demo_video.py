@@ -1,0 +1,168 @@
+"""Segment a video: demo/demo_video.py --config-file X.yaml --video-input in.mp4 --output out.mp4"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from PIL import Image
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+from visualise import (
+    Labels,
+    Region,
+    draw_ranking,
+    draw_regions,
+    made_up_colour,
+    semantic_regions,
+    side_by_side,
+)
+
+from demo import find_inputs
+from rankseg_m2f.engine.main import load_config
+from rankseg_m2f.engine.predictor import VideoPredictor
+from rankseg_m2f.images import ImageReadError, read_image
+
+_PANEL = 380
+
+
+def main() -> None:
+    args = parse()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        predictor = VideoPredictor(cfg, args.trust_checkpoint, args.allow_partial)
+        result = predictor(tqdm(frames(args), unit="frame", desc="segment"))
+        labels = Labels(MetadataCatalog.get((*cfg.DATASETS.TEST, "__none")[0]))
+        write_video(
+            Path(args.output),
+            draw(tqdm(frames(args), unit="frame", desc="draw"), result, labels, args.min_score),
+            args.fps or source_rate(args),
+        )
+    except (ImageReadError, ValueError, KeyError, OSError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise SystemExit(f"demo_video: {message}") from error
+    print(f"Video: {args.output}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--video-input", help="video file")
+    source.add_argument("--input", nargs="+", help="frames, in order: files, folders or patterns")
+    parser.add_argument("--output", required=True, help="mp4 file")
+    parser.add_argument("--fps", type=float, help="of the output (default: as the input, else 8)")
+    parser.add_argument("--min-score", type=float, default=0.3, help="objects to show")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle without limits")
+    parser.add_argument("--allow-partial", action="store_true", help="accept incomplete weights")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ..., MODEL.WEIGHTS first"
+    )
+    return parser.parse_args()
+
+
+def frames(args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """(H, W, 3) uint8 RGB, one at a time.
+
+    Raises:
+        ImageReadError: a frame or the video cannot be read.
+    """
+    if args.input:
+        yield from map(read_image, find_inputs(args.input))
+        return
+    capture = open_video(args.video_input)
+    number = 0
+    while True:
+        found, frame = capture.read()
+        if not found:
+            break
+        number += 1
+        yield np.ascontiguousarray(frame[:, :, ::-1])
+    if not number:
+        raise ImageReadError(f"{args.video_input}: no frame can be read")
+
+
+def open_video(path: str):
+    """An OpenCV capture.
+
+    Raises:
+        ImageReadError: missing, or no video.
+    """
+    import cv2
+
+    if not Path(path).is_file():
+        raise ImageReadError(f"{path}: no such file")
+    capture = cv2.VideoCapture(path)
+    if not capture.isOpened():
+        raise ImageReadError(f"{path}: not a video that OpenCV can read")
+    return capture
+
+
+def source_rate(args: argparse.Namespace) -> float:
+    """Frames per second of the input; 8 for single frames."""
+    import cv2
+
+    return (args.video_input and open_video(args.video_input).get(cv2.CAP_PROP_FPS)) or 8.0
+
+
+def draw(
+    pictures: Iterator[np.ndarray], result: dict, labels: Labels, min_score: float
+) -> Iterator[Image.Image]:
+    """Each frame with its objects, or labels if there are none, and the label ranking beside it."""
+    chart = None
+    for number, picture in enumerate(pictures):
+        if "pred_masks" in result:
+            regions = objects(result, number, picture.shape[:2], min_score)
+        else:
+            label_map = result["sem_seg"].argmax(0)[number].numpy()
+            regions = semantic_regions(label_map, ignore_label=-1, labels=labels)
+        drawn = draw_regions(picture, regions, labels)
+        if "label_scores" in result and chart is None:
+            chart = draw_ranking(
+                result["label_scores"].cpu().numpy(),
+                result["label_ranking"].cpu().numpy(),
+                labels,
+                (_PANEL, max(drawn.height, 240)),
+            )
+        yield drawn if chart is None else side_by_side([drawn, chart])
+
+
+def objects(result: dict, number: int, size: tuple[int, int], min_score: float) -> list[Region]:
+    """Regions of one frame; an object has one colour in all frames."""
+    regions = []
+    found = zip(result["pred_scores"], result["pred_labels"], result["pred_masks"], strict=True)
+    for track, (score, label, masks) in enumerate(found):
+        if score >= min_score and masks[number] is not None:
+            mask = coco_mask.decode(masks[number]).astype(bool)
+            regions.append(Region(mask, label, made_up_colour(track)))
+    return regions
+
+
+def write_video(path: Path, pictures: Iterator[Image.Image], rate: float) -> None:
+    """Write an mp4; sides are cut to even numbers, as its codec needs.
+
+    Raises:
+        OSError: OpenCV cannot write it.
+    """
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = None
+    for picture in pictures:
+        width, height = (side // 2 * 2 for side in picture.size)
+        if writer is None:
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            writer = cv2.VideoWriter(str(path), code, rate, (width, height))
+            if not writer.isOpened():
+                raise OSError(f"{path}: OpenCV cannot write this video")
+        writer.write(np.ascontiguousarray(np.asarray(picture)[:height, :width, ::-1]))
+    if writer is not None:
+        writer.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Video in one go: moving scenes, a model for instances and one for semantics, figures, mp4s.
+
+    python demo/run_video_demo.py [KEY VALUE ...]
+
+An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# The scripts beside the package; `datasets` itself would hide a library of that name.
+sys.path[:0] = [str(ROOT / "datasets")]
+
+import numpy as np
+import torch
+from demo_video import draw, write_video
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from make_video_scenes import make_video_scenes
+from PIL import Image
+from run_demo import same_config
+from tqdm import tqdm
+from visualise import Labels, side_by_side
+
+from rankseg_m2f.data.loader import load_records
+from rankseg_m2f.engine import main as engine
+from rankseg_m2f.engine.predictor import VideoPredictor
+from rankseg_m2f.evaluation.build import build_evaluator
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.images import read_image
+from rankseg_m2f.structures.predictions import LabelMaps
+
+CONFIGS = {
+    task: ROOT / "configs" / "video_scenes" / task / "demo-rankseg.yaml"
+    for task in ("instance", "semantic")
+}
+# Enough frames for consistency over sixteen.
+_FRAMES = 18
+_SIDE = 288  # of the pictures drawn
+_SHOWN = ("AP", "AP50", "AR10", "mIoU", "VC8", "VC16", "mAP", "recall", "coverage")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ..., for both models")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "video_scenes"
+    make_video_scenes(root, frames=_FRAMES)
+    lines = [f"{'':22}{'model':>10}{'constant prediction':>22}"]
+    for task, config in CONFIGS.items():
+        cfg, results = trained(config, args.opts)
+        constant = constant_prediction(cfg)
+        lines += rows(task, results, constant)
+        show(cfg, Path(cfg.OUTPUT_DIR).parent)
+    text = "\n".join(lines)
+    minutes = (time.perf_counter() - start) / 60
+    folder = Path(cfg.OUTPUT_DIR).parent
+    (folder / "figures.txt").write_text(f"{text}\n\n{minutes:.1f} minutes\n", encoding="utf-8")
+    print(f"\n{text}\n\nVideos, contact sheets and figures: {folder} ({minutes:.1f} minutes)")
+
+
+def trained(config: Path, overrides: list[str]) -> tuple:
+    """The config of a finished training, its final weights filled in, and its metrics."""
+    cfg = engine.load_config(str(config), overrides)
+    folder = Path(cfg.OUTPUT_DIR)
+    command = ["--config-file", str(config), *overrides]
+    if same_config(cfg, folder):
+        command.insert(0, "--resume")
+    engine.main(engine.argument_parser().parse_args(command))
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    cfg.freeze()
+    results = folder / "inference" / cfg.DATASETS.TEST[0] / "results.json"
+    return cfg, json.loads(results.read_text(encoding="utf-8"))
+
+
+def constant_prediction(cfg) -> dict[str, dict]:
+    """Metrics of the label of most training pixels everywhere, by the evaluators of the model."""
+    train, test = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
+    truth = GroundTruth.of(train)
+    shown = np.zeros(truth.num_labels)
+    for record in DatasetCatalog.get(train):
+        shown[sorted(labels_of(record, truth))] += 1
+    ranking = np.argsort(-shown, kind="stable")
+    evaluator = build_evaluator(cfg, test)
+    evaluator.reset()
+    kappa = cfg.MODEL.RANKSEG.TOPK
+    for record in load_records([test]):
+        height, width = read_image(record["file_names"][0]).shape[:2]
+        length = len(record["file_names"])
+        everywhere = torch.full((length, height, width), int(ranking[0]))
+        result = {
+            "image_size": (height, width),
+            "pred_scores": [1.0],
+            "pred_labels": [int(ranking[0])],
+            "pred_masks": [everywhere >= 0],
+            "sem_seg": LabelMaps(everywhere),
+            "label_scores": torch.from_numpy(shown / max(shown.max(), 1)),
+            "label_ranking": torch.from_numpy(ranking[:kappa].copy()),
+        }
+        evaluator.process([record], [result])
+    return evaluator.evaluate()
+
+
+def labels_of(record: dict, truth: GroundTruth) -> set[int]:
+    """Labels that a video shows."""
+    if "annotations" in record:
+        return {o["category_id"] for frame in record["annotations"] for o in frame}
+    return set(truth.labels(record["file_names"])[0])
+
+
+def rows(task: str, results: dict, constant: dict) -> Iterator[str]:
+    """Lines of the table."""
+    for kind, metrics in results.items():
+        for name in _SHOWN:
+            value = metrics.get(name)
+            if value is not None:
+                other = constant.get(kind, {}).get(name, float("nan"))
+                label = f"label {name}" if kind == "labels" else name
+                yield f"{task:10}{label:12}{value:10.1f}{other:22.1f}"
+
+
+def show(cfg, folder: Path, count: int = 4) -> None:
+    """An mp4 of the first validation video, and four frames of each of the first few."""
+    predictor = VideoPredictor(cfg)
+    name = cfg.DATASETS.TEST[0]
+    labels = Labels(MetadataCatalog.get(name))
+    task = Path(cfg.OUTPUT_DIR).name
+    strips = []
+    for number, record in enumerate(tqdm(DatasetCatalog.get(name)[:count], desc=f"draw {task}")):
+        pictures = [enlarged(read_image(file)) for file in record["file_names"]]
+        drawn = list(draw(iter(pictures), predictor(pictures), labels, min_score=0.3))
+        if not number:
+            write_video(folder / f"{task}.mp4", iter(drawn), rate=6)
+        chosen = np.linspace(0, len(drawn) - 1, 4).astype(int)
+        panel = drawn[0].crop((_SIDE + 8, 0, drawn[0].width, _SIDE))
+        frames = [drawn[i].crop((0, 0, _SIDE, _SIDE)) for i in chosen]
+        strips.append(side_by_side([*frames, panel]))
+    sheet = Image.new("RGB", (strips[0].width, sum(s.height + 8 for s in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height + 8
+    sheet.save(folder / f"{task}.png")
+
+
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """The picture at drawing size; the model resizes it as it resizes any."""
+    return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE)))
