@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from rankseg_m2f.data.check import check_dataset, label_difference
-from rankseg_m2f.data.datasets.register import KINDS
+from rankseg_m2f.data.datasets.definitions import KINDS
 
 MAPS = [quarters(20, 20, [0, 1, 2, 3]), quarters(20, 20, [0, 1, 2, 255])]
 

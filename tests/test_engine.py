@@ -20,7 +20,7 @@ from make_scenes import make_scenes
 from PIL import Image
 from torch import nn
 
-from rankseg_m2f.data.datasets.register import KINDS
+from rankseg_m2f.data.datasets.definitions import KINDS
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel

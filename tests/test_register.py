@@ -11,7 +11,7 @@ from datasets_made import NAMES, quarters, write_dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from rankseg_m2f.data.datasets.register import KINDS, register_definitions
+from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
 
 FOLDER = "kind: semantic_folder, image_root: x, label_root: y"
 

@@ -24,7 +24,7 @@ import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config, get_cfg
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.ade20k import register_ade20k
-from rankseg_m2f.data.datasets.register import register_definitions
+from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.scenes import register_scenes
 from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer

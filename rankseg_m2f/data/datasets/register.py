@@ -3,19 +3,17 @@
 K labels have contiguous ids 0..K-1, things and stuff in one space.
 """
 
-import inspect
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 logger = logging.getLogger(__name__)
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def register_coco_panoptic(
@@ -46,26 +44,26 @@ def register_coco_panoptic(
         ValueError: a json without sound categories, an `ignore_label` that is a label, or a name
             registered with other arguments. Loading raises it for annotations that lack a key.
     """
-    path = _file(panoptic_json, name)
-    categories = _categories(path, name)
+    path = existing_file(panoptic_json, name)
+    categories = coco_categories(path, name)
     ids = {c["id"]: i for i, c in enumerate(categories)}
     things = [c for c in categories if c.get("isthing", 1)]
-    instances = None if instances_json is None else str(_file(instances_json, name))
+    instances = None if instances_json is None else str(existing_file(instances_json, name))
     # Only label maps hold the ignore label: panoptic PNGs have ids of their own.
-    _check_ignore_label(ignore_label, 0 if semantic_root is None else len(categories), name)
+    check_ignore_label(ignore_label, 0 if semantic_root is None else len(categories), name)
 
     def load() -> list[dict]:
         return _load_panoptic(path, Path(image_root), Path(panoptic_root), semantic_root, ids)
 
-    _register(
+    add_dataset(
         name,
         load,
         evaluator_type="coco_panoptic_seg",
         label_names=[c["name"] for c in categories],
         stuff_classes=[c["name"] for c in categories],
-        stuff_colors=_colours(categories),
+        stuff_colors=label_colours(categories),
         thing_classes=[c["name"] for c in things],
-        thing_colors=_colours(things),
+        thing_colors=label_colours(things),
         thing_dataset_id_to_contiguous_id={c["id"]: ids[c["id"]] for c in things},
         stuff_dataset_id_to_contiguous_id=ids,
         ignore_label=ignore_label,
@@ -98,8 +96,8 @@ def register_semantic_folder(
         ValueError: bad `classes` or `colours`, an `ignore_label` that is a label, or a name
             registered with other arguments. Loading raises it for pictures without label map.
     """
-    _check_classes(classes, name)
-    _check_ignore_label(ignore_label, len(classes), name)
+    check_classes(classes, name)
+    check_ignore_label(ignore_label, len(classes), name)
     categories = [{"name": c} for c in classes]
     if colours is not None:
         _check_colours(colours, len(classes), name)
@@ -108,13 +106,13 @@ def register_semantic_folder(
     def load() -> list[dict]:
         return _load_semantic(name, Path(image_root), Path(label_root))
 
-    _register(
+    add_dataset(
         name,
         load,
         evaluator_type="sem_seg",
         label_names=list(classes),
         stuff_classes=list(classes),
-        stuff_colors=_colours(categories),
+        stuff_colors=label_colours(categories),
         ignore_label=ignore_label,
         num_classes=len(classes),
         image_root=str(image_root),
@@ -132,58 +130,25 @@ def register_coco_instances(name: str, *, image_root: str, instances_json: str) 
         ValueError: a json without sound categories, or a name registered with other arguments.
             Loading raises it for images or annotations that lack a key.
     """
-    path = _file(instances_json, name)
-    categories = sorted(_categories(path, name), key=lambda c: c["id"])
+    path = existing_file(instances_json, name)
+    categories = sorted(coco_categories(path, name), key=lambda c: c["id"])
     ids = {c["id"]: i for i, c in enumerate(categories)}
 
     def load() -> list[dict]:
         return _load_instances(path, str(image_root), name)
 
-    _register(
+    add_dataset(
         name,
         load,
         evaluator_type="coco",
         label_names=[c["name"] for c in categories],
         thing_classes=[c["name"] for c in categories],
-        thing_colors=_colours(categories),
+        thing_colors=label_colours(categories),
         thing_dataset_id_to_contiguous_id=ids,
         num_classes=len(categories),
         image_root=str(image_root),
         json_file=str(path),
     )
-
-
-KINDS = {
-    "coco_panoptic": register_coco_panoptic,
-    "semantic_folder": register_semantic_folder,
-    "coco_instances": register_coco_instances,
-}
-
-
-def register_definitions(paths: Sequence[str]) -> list[str]:
-    """Register the datasets that YAML files describe (``DATASETS.DEFINITIONS``).
-
-    A file maps names to arguments of the functions above plus `kind`; paths are relative to it,
-    and an argument without a value counts as not given.
-
-    Returns:
-        The names registered.
-
-    Raises:
-        FileNotFoundError: no such file, or a definition names one that does not exist.
-        ValueError: no YAML, or a bad definition, naming file and dataset.
-    """
-    names = []
-    for path in map(Path, paths):
-        for name, definition in _read_definitions(path).items():
-            try:
-                _register_definition(path.parent, name, definition)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(f"{path}: {error}") from error
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            names.append(name)
-    return names
 
 
 def read_coco(path: Path, *lists: str) -> dict:
@@ -205,45 +170,8 @@ def read_coco(path: Path, *lists: str) -> dict:
     return content
 
 
-def _read_definitions(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"DATASETS.DEFINITIONS: {path} does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        # YAML's messages run over several lines.
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must map dataset names to definitions")
-    return content
-
-
-def _register_definition(folder: Path, name: str, definition: dict) -> None:
-    if not isinstance(name, str) or not isinstance(definition, dict):
-        raise ValueError(
-            f"dataset {name!r}: a definition maps a name to kind and paths, not to {definition!r}"
-        )
-    arguments = {key: value for key, value in definition.items() if value is not None}
-    kind = arguments.pop("kind", None)
-    # A list cannot be looked up in a dict.
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"dataset {name!r}: kind {kind!r} is none of {', '.join(KINDS)}")
-    try:
-        signature = inspect.signature(KINDS[kind])
-        # Unknown arguments first: a misspelt one would be called missing.
-        signature.bind_partial(name, **arguments)
-        signature.bind(name, **arguments)
-    except TypeError as error:
-        raise ValueError(f"dataset {name!r} of kind {kind}: {error}") from error
-    for key, value in arguments.items():
-        if key.endswith(("_root", "_json")):
-            if not isinstance(value, str):
-                raise ValueError(f"dataset {name!r}: {key} must be a path, not {value!r}")
-            arguments[key] = str(folder / value)
-    KINDS[kind](name, **arguments)
-
-
-def _register(name: str, load, **metadata) -> None:
+def add_dataset(name: str, load, **metadata) -> None:
+    """Put a dataset into the catalogs; the same again is harmless, another under its name an error."""
     known = MetadataCatalog.get(name)
     if name in DatasetCatalog.list():
         changed = [k for k, v in metadata.items() if known.get(k) != v]
@@ -257,21 +185,23 @@ def _register(name: str, load, **metadata) -> None:
     known.set(name=name, **metadata)
 
 
-def _file(path: str, name: str) -> Path:
+def existing_file(path: str, name: str) -> Path:
+    """The path of a file of dataset `name`, which must exist."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"dataset {name!r}: {path} does not exist")
     return Path(path)
 
 
-def _categories(path: Path, name: str) -> list[dict]:
+def coco_categories(path: Path, name: str) -> list[dict]:
+    """The categories of a COCO json, each with an id of its own and a name."""
     categories = read_coco(path, "categories")["categories"]
     if not categories:
         raise ValueError(f"dataset {name!r}: {path} lists no categories")
     for number, category in enumerate(categories):
         where = f"dataset {name!r}: {path}: category number {number}"
-        if not _is_int(_entry(category, "id", where)):
+        if not is_int(entry_of(category, "id", where)):
             raise ValueError(f"{where} has the id {category['id']!r}, which is no integer")
-        if not _is_name(_entry(category, "name", where)):
+        if not _is_name(entry_of(category, "name", where)):
             raise ValueError(f"{where} has the name {category['name']!r}, which is no text")
         if "color" in category and not _is_rgb(category["color"]):
             raise ValueError(f"{where} has the color {category['color']!r}, which is no RGB triple")
@@ -280,7 +210,8 @@ def _categories(path: Path, name: str) -> list[dict]:
     return categories
 
 
-def _check_classes(classes: Sequence[str], name: str) -> None:
+def check_classes(classes: Sequence[str], name: str) -> None:
+    """Raise unless `classes` are unique, non-empty texts."""
     if not isinstance(classes, (list, tuple)) or not classes:
         raise ValueError(f"dataset {name!r}: classes must be a list of names, not {classes!r}")
     for number, entry in enumerate(classes):
@@ -300,8 +231,9 @@ def _check_colours(colours: Sequence[Sequence[int]], count: int, name: str) -> N
         raise ValueError(f"dataset {name!r} has {count} classes but {len(colours)} colours")
 
 
-def _check_ignore_label(ignore_label: int, num_labels: int, name: str) -> None:
-    if not _is_int(ignore_label):
+def check_ignore_label(ignore_label: int, num_labels: int, name: str) -> None:
+    """Raise unless `ignore_label` is an integer outside [0, num_labels)."""
+    if not is_int(ignore_label):
         raise ValueError(f"dataset {name!r}: ignore_label={ignore_label!r} is no integer")
     if 0 <= ignore_label < num_labels:
         raise ValueError(
@@ -310,7 +242,8 @@ def _check_ignore_label(ignore_label: int, num_labels: int, name: str) -> None:
         )
 
 
-def _is_int(value: Any) -> bool:
+def is_int(value: Any) -> bool:
+    """Whether a value is an integer, and no boolean."""
     # Python counts True as an integer.
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -323,7 +256,7 @@ def _is_rgb(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) == 3
-        and all(_is_int(x) and 0 <= x <= 255 for x in value)
+        and all(is_int(x) and 0 <= x <= 255 for x in value)
     )
 
 
@@ -333,14 +266,14 @@ def _first_repeated(values: Sequence) -> Any:
     return next((v for v in values if v in seen or seen.add(v)), None)
 
 
-def _entry(mapping: Any, key: str, where: str) -> Any:
+def entry_of(mapping: Any, key: str, where: str) -> Any:
     """`mapping[key]`, or an error that says where it is missing."""
     if not isinstance(mapping, dict) or key not in mapping:
         raise ValueError(f"{where} lacks {key!r}")
     return mapping[key]
 
 
-def _colours(categories: Sequence[dict]) -> list[list[int]]:
+def label_colours(categories: Sequence[dict]) -> list[list[int]]:
     """The given colours, else hues a golden angle apart."""
     # Lazy: matplotlib is only needed for datasets without colours.
     from matplotlib.colors import hsv_to_rgb
@@ -357,19 +290,19 @@ def _load_panoptic(
     path: Path, images: Path, segments: Path, semantic_root: str | None, ids: dict[int, int]
 ) -> list[dict]:
     content = read_coco(path, "images", "annotations")
-    by_id = {_entry(image, "id", f"{path}: an image"): image for image in content["images"]}
+    by_id = {entry_of(image, "id", f"{path}: an image"): image for image in content["images"]}
     records = []
     for annotation in content["annotations"]:
-        number = _entry(annotation, "image_id", f"{path}: an annotation")
+        number = entry_of(annotation, "image_id", f"{path}: an annotation")
         if number not in by_id:
             raise ValueError(f"{path}: annotation of an unknown image {number}")
         image, where = by_id[number], f"{path}: image {number}"
-        file_name = _entry(annotation, "file_name", f"{path}: the annotation of image {number}")
+        file_name = entry_of(annotation, "file_name", f"{path}: the annotation of image {number}")
         record = {
-            "file_name": str(images / _entry(image, "file_name", where)),
+            "file_name": str(images / entry_of(image, "file_name", where)),
             "image_id": number,
-            "height": _entry(image, "height", where),
-            "width": _entry(image, "width", where),
+            "height": entry_of(image, "height", where),
+            "width": entry_of(image, "width", where),
             "pan_seg_file_name": str(segments / file_name),
             "segments_info": _segments(annotation, ids, f"{path}: {file_name}"),
         }
@@ -382,9 +315,9 @@ def _load_panoptic(
 def _segments(annotation: dict, ids: dict[int, int], where: str) -> list[dict]:
     """`segments_info` with contiguous labels."""
     found = []
-    for segment in _entry(annotation, "segments_info", where):
-        _entry(segment, "id", f"{where}: a segment")
-        category = _entry(segment, "category_id", f"{where}: segment {segment['id']}")
+    for segment in entry_of(annotation, "segments_info", where):
+        entry_of(segment, "id", f"{where}: a segment")
+        category = entry_of(segment, "category_id", f"{where}: segment {segment['id']}")
         if category not in ids:
             raise ValueError(f"{where} has category {category}, which the json does not list")
         found.append(dict(segment, category_id=ids[category]))
@@ -409,7 +342,7 @@ def _load_semantic(name: str, images: Path, labels: Path) -> list[dict]:
     by_stem = {p.relative_to(labels).with_suffix(""): p for p in sorted(labels.rglob("*.png"))}
     records, unlabelled = [], []
     for path in sorted(images.rglob("*")):
-        if path.suffix.lower() not in _IMAGE_SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         stem = path.relative_to(images).with_suffix("")
         if stem not in by_stem:

@@ -12,15 +12,15 @@ from typing import Any
 from pycocotools import mask as mask_util
 
 from rankseg_m2f.data.datasets.register import (
-    _IMAGE_SUFFIXES,
-    _categories,
-    _check_classes,
-    _check_ignore_label,
-    _colours,
-    _entry,
-    _file,
-    _is_int,
-    _register,
+    IMAGE_SUFFIXES,
+    add_dataset,
+    check_classes,
+    check_ignore_label,
+    coco_categories,
+    entry_of,
+    existing_file,
+    is_int,
+    label_colours,
     read_coco,
 )
 from rankseg_m2f.data.frames import evaluation_clips
@@ -49,20 +49,20 @@ def register_ytvis(name: str, *, image_root: str, instances_json: str) -> None:
         ValueError: a json without sound categories, or a name registered with other arguments.
             Loading raises it for missing frames and for tracks that do not fit their video.
     """
-    path = _file(instances_json, name)
-    categories = sorted(_categories(path, name), key=lambda c: c["id"])
+    path = existing_file(instances_json, name)
+    categories = sorted(coco_categories(path, name), key=lambda c: c["id"])
     ids = {c["id"]: i for i, c in enumerate(categories)}
 
     def load() -> list[dict]:
         return _load_ytvis(name, path, Path(image_root), ids)
 
-    _register(
+    add_dataset(
         name,
         load,
         evaluator_type="ytvis",
         label_names=[c["name"] for c in categories],
         thing_classes=[c["name"] for c in categories],
-        thing_colors=_colours(categories),
+        thing_colors=label_colours(categories),
         thing_dataset_id_to_contiguous_id=ids,
         num_classes=len(categories),
         image_root=str(image_root),
@@ -97,9 +97,9 @@ def register_vspw(
             Loading raises it for missing or extra videos, frames and masks.
     """
     base = Path(root)
-    videos = _file(str(base / (split if split.endswith(".txt") else f"{split}.txt")), name)
+    videos = existing_file(str(base / (split if split.endswith(".txt") else f"{split}.txt")), name)
     if classes is None:
-        classes = _vspw_names(_file(str(base / _VSPW_NAMES), name))
+        classes = _vspw_names(existing_file(str(base / _VSPW_NAMES), name))
     if clip_length is None:
         clip_length = 0 if split == "train" else _VSPW_CLIP
 
@@ -155,7 +155,7 @@ def register_frames_folder(
                 raise FileNotFoundError(f"dataset {name!r}: folder {folder} does not exist")
         videos = {
             str(path.parent.relative_to(root))
-            for root, suffixes in ((images, _IMAGE_SUFFIXES), (labels, (".png",)))
+            for root, suffixes in ((images, IMAGE_SUFFIXES), (labels, (".png",)))
             for path in root.rglob("*")
             if path.suffix.lower() in suffixes
         }
@@ -177,13 +177,6 @@ def register_frames_folder(
     )
 
 
-KINDS = {
-    "ytvis": register_ytvis,
-    "vspw": register_vspw,
-    "frames_folder": register_frames_folder,
-}
-
-
 def _register_label_maps(
     name: str,
     load,
@@ -194,19 +187,19 @@ def _register_label_maps(
     clip_length: int,
     **sources: str,
 ) -> None:
-    _check_classes(classes, name)
+    check_classes(classes, name)
     for key, value in (("label_offset", label_offset), ("clip_length", clip_length)):
-        if not _is_int(value) or value < 0:
+        if not is_int(value) or value < 0:
             raise ValueError(f"dataset {name!r}: {key}={value!r} must be an integer, 0 or more")
     # Neither the files' values nor the labels made of them may mean two things.
-    _check_ignore_label(ignore_label, len(classes) + label_offset, name)
-    _register(
+    check_ignore_label(ignore_label, len(classes) + label_offset, name)
+    add_dataset(
         name,
         load,
         evaluator_type="vspw",
         label_names=list(classes),
         stuff_classes=list(classes),
-        stuff_colors=_colours([{"name": c} for c in classes]),
+        stuff_colors=label_colours([{"name": c} for c in classes]),
         num_classes=len(classes),
         ignore_label=ignore_label,
         label_offset=label_offset,
@@ -233,7 +226,7 @@ def _load_folders(
     """Records of videos given as folders of frames and of label maps."""
     records, problems = [], []
     for video, (images, labels) in folders.items():
-        frames = _by_stem(images, _IMAGE_SUFFIXES, problems)
+        frames = _by_stem(images, IMAGE_SUFFIXES, problems)
         masks = _by_stem(labels, (".png",), problems)
         problems += [
             f"{frames[s]} has no label map in {labels}" for s in sorted({*frames} - {*masks})
@@ -284,12 +277,12 @@ def _load_ytvis(name: str, path: Path, image_root: Path, ids: dict[int, int]) ->
     _raise(name, _missing(frame for r in records.values() for frame in r["file_names"]))
     seen = set()
     for track in content.get("annotations") or ():
-        number = _entry(track, "id", f"{path}: an annotation")
+        number = entry_of(track, "id", f"{path}: an annotation")
         where = f"{path}: annotation {number}"
         if number in seen:
             raise ValueError(f"{where} is there more than once")
         seen.add(number)
-        video = _entry(track, "video_id", where)
+        video = entry_of(track, "video_id", where)
         if video not in records:
             raise ValueError(f"{where} is of an unknown video {video}")
         _add_track(records[video], track, ids, where)
@@ -297,9 +290,9 @@ def _load_ytvis(name: str, path: Path, image_root: Path, ids: dict[int, int]) ->
 
 
 def _video(video: dict, image_root: Path, where: str, annotations: list | None) -> dict:
-    number = _entry(video, "id", where)
+    number = entry_of(video, "id", where)
     where = f"{where[: where.rindex(':')]}: video {number}"
-    names = _entry(video, "file_names", where)
+    names = entry_of(video, "file_names", where)
     if not isinstance(names, list) or not names:
         raise ValueError(f"{where} has no frames")
     if video.get("length", len(names)) != len(names):
@@ -307,8 +300,8 @@ def _video(video: dict, image_root: Path, where: str, annotations: list | None) 
     record = {
         "video_id": number,
         "file_names": [str(image_root / frame) for frame in names],
-        "height": _entry(video, "height", where),
-        "width": _entry(video, "width", where),
+        "height": entry_of(video, "height", where),
+        "width": entry_of(video, "width", where),
         "length": len(names),
     }
     return record if annotations is None else record | {"annotations": [[] for _ in names]}
@@ -316,10 +309,10 @@ def _video(video: dict, image_root: Path, where: str, annotations: list | None) 
 
 def _add_track(record: dict, track: dict, ids: dict[int, int], where: str) -> None:
     """Put the frames of a track among the annotations of its video's frames."""
-    category = _entry(track, "category_id", where)
+    category = entry_of(track, "category_id", where)
     if category not in ids:
         raise ValueError(f"{where} has category {category}, which the json does not list")
-    outlines = _entry(track, "segmentations", where)
+    outlines = entry_of(track, "segmentations", where)
     boxes = track.get("bboxes") or [None] * len(outlines)
     for what, values in (("segmentations", outlines), ("bboxes", boxes)):
         if len(values) != record["length"]:
@@ -347,9 +340,9 @@ def _compressed(outline: list | dict, size: tuple[int, int], where: str) -> list
     if isinstance(outline, list):
         # As Detectron2: pycocotools would take four numbers for a box.
         return [p for p in outline if len(p) >= 6 and len(p) % 2 == 0]
-    if tuple(_entry(outline, "size", where)) != size:
+    if tuple(entry_of(outline, "size", where)) != size:
         raise ValueError(f"{where}: its mask is of {outline['size']}, its video of {[*size]}")
-    if isinstance(_entry(outline, "counts", where), list):
+    if isinstance(entry_of(outline, "counts", where), list):
         outline = mask_util.frPyObjects(outline, *size)
     counts = outline["counts"]
     return {
