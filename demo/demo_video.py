@@ -116,7 +116,7 @@ def draw(
     chart = None
     for number, picture in enumerate(pictures):
         if "pred_masks" in result:
-            regions = objects(result, number, picture.shape[:2], min_score)
+            regions = objects(result, number, min_score)
         else:
             label_map = result["sem_seg"].argmax(0)[number].numpy()
             regions = semantic_regions(label_map, ignore_label=-1, labels=labels)
@@ -131,7 +131,7 @@ def draw(
         yield drawn if chart is None else side_by_side([drawn, chart])
 
 
-def objects(result: dict, number: int, size: tuple[int, int], min_score: float) -> list[Region]:
+def objects(result: dict, number: int, min_score: float) -> list[Region]:
     """Regions of one frame; an object has one colour in all frames."""
     regions = []
     found = zip(result["pred_scores"], result["pred_labels"], result["pred_masks"], strict=True)

@@ -86,7 +86,7 @@ def constant_prediction(cfg) -> dict[str, dict]:
     truth = GroundTruth.of(train)
     shown = np.zeros(truth.num_labels)
     for record in DatasetCatalog.get(train):
-        shown[sorted(labels_of(record, truth))] += 1
+        shown[truth.labels(truth.key(record))[0]] += 1
     ranking = np.argsort(-shown, kind="stable")
     evaluator = build_evaluator(cfg, test)
     evaluator.reset()
@@ -106,13 +106,6 @@ def constant_prediction(cfg) -> dict[str, dict]:
         }
         evaluator.process([record], [result])
     return evaluator.evaluate()
-
-
-def labels_of(record: dict, truth: GroundTruth) -> set[int]:
-    """Labels that a video shows."""
-    if "annotations" in record:
-        return {o["category_id"] for frame in record["annotations"] for o in frame}
-    return set(truth.labels(record["file_names"])[0])
 
 
 def rows(task: str, results: dict, constant: dict) -> Iterator[str]:

@@ -188,7 +188,7 @@ def forget_scenes():
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     for name in DatasetCatalog.list():
-        if name.startswith("scenes_"):
+        if name.startswith(("scenes_", "video_scenes_")):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
 

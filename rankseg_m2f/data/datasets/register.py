@@ -171,7 +171,7 @@ def read_coco(path: Path, *lists: str) -> dict:
 
 
 def add_dataset(name: str, load, **metadata) -> None:
-    """Put a dataset into the catalogs; the same again is harmless, another under its name an error."""
+    """Put a dataset into the catalogs; the same again is harmless, another so named an error."""
     known = MetadataCatalog.get(name)
     if name in DatasetCatalog.list():
         changed = [k for k, v in metadata.items() if known.get(k) != v]
