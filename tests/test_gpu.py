@@ -5,6 +5,8 @@ import torch
 from golden import load_case
 from test_ops import assert_like_the_definition, random_case
 
+from rankseg_m2f.ops.backends import available_backends
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -15,6 +17,10 @@ SHAPES = [(8, 12), (4, 6), (2, 3)]
 def on_gpu(case, dtype=torch.float32):
     value, shapes, locations, weights = case
     return value.cuda().to(dtype), shapes, locations.cuda(), weights.cuda()
+
+
+def test_triton_serves():
+    assert available_backends("cuda")["triton"][0]
 
 
 @pytest.mark.parametrize("channels", [3, 32, 40])

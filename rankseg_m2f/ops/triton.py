@@ -5,13 +5,18 @@ Loaded at first use. Sums are made in float32 whatever the type of the value.
 Shapes: N images, S value tokens, M heads, D channels per head, Q queries, L levels, P points.
 """
 
+import logging
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
+
+logger = logging.getLogger(__name__)
 
 ABOUT = "Triton kernels, CUDA"
 # Queries per program; a tile is BLOCK_Q x D numbers.
@@ -24,8 +29,30 @@ def problem(device_type: str, dtype: torch.dtype) -> str | None:
     if dtype not in _DTYPES:
         return f"no {dtype}"
     # Triton's interpreter, for tests: it runs the kernels in NumPy.
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return None if device_type == "cuda" or interpreted else "CUDA only"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return _trouble_on_gpu() if device_type == "cuda" else "CUDA only"
+
+
+@lru_cache(maxsize=1)
+def _trouble_on_gpu() -> str | None:
+    """Try the kernels once on a small input: drivers and releases of Triton differ."""
+    value = torch.arange(64, dtype=torch.float32, device="cuda").view(1, 4, 1, 16)
+    locations = torch.full((1, 1, 1, 1, 1, 2), 0.5, device="cuda")
+    weights = torch.ones(1, 1, 1, 1, 1, device="cuda")
+    try:
+        output = forward(value, (2, 2), locations, weights)
+        grads = backward(torch.ones_like(output), value, (2, 2), locations, weights)
+    except (TritonError, RuntimeError, OSError, ImportError, TypeError, ValueError) as error:
+        trouble = f"does not run on this GPU ({str(error).splitlines()[0]})"
+    else:
+        # In the middle of four pixels: their mean, and a quarter of the gradient each.
+        right = torch.allclose(output.flatten(), value.mean(1).flatten())
+        right &= torch.allclose(grads[0], torch.full_like(value, 0.25))
+        trouble = None if right else "computes wrong values on this GPU"
+    if trouble is not None:
+        logger.warning("Deformable attention in Triton %s: a slower one is used", trouble)
+    return trouble
 
 
 @triton.jit
