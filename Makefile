@@ -7,6 +7,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
+# Detectron2 compiles small functions while it is imported; newer torch says so on each start.
+export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
+
 # Detectron2 has no release of its own on PyPI. This wheel is upstream of April 2024; it is tagged
 # for CPython 3.10 but runs on any, since its one compiled module is optional.
 DETECTRON2 := sal-detectron2==0.7.2
