@@ -146,3 +146,7 @@ def show(cfg, folder: Path, count: int = 4) -> None:
 def enlarged(picture: np.ndarray) -> np.ndarray:
     """The picture at drawing size; the model resizes it as it resizes any."""
     return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE)))
+
+
+if __name__ == "__main__":
+    main()
