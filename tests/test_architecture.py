@@ -25,12 +25,13 @@ MAY_IMPORT = {
     "structures": set(),
     "modeling": {"rankseg", "layers", "structures"},
     "images": set(),
+    "files": set(),
     "data": {"structures", "images"},
-    "evaluation": {"rankseg", "structures", "images"},
+    "evaluation": {"rankseg", "structures", "images", "files"},
     "config": {"safe_yaml"},
     "safe_yaml": set(),
     "doctor": {"ops", "engine", "__version__"},
-    "engine": {"modeling", "data", "evaluation", "config", "images", "structures"},
+    "engine": {"modeling", "data", "evaluation", "config", "images", "structures", "files"},
 }
 # Outside libraries a room must not touch, and the only rooms that may touch some.
 WITHOUT = {

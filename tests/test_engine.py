@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from golden import load_case
 from make_scenes import make_scenes
+from make_video_scenes import make_video_scenes
 from PIL import Image
 from torch import nn
 
@@ -29,6 +31,7 @@ from rankseg_m2f.engine.trainer import Trainer, seed_step
 from rankseg_m2f.images import read_image
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
+VIDEO = ROOT / "configs" / "video_scenes" / "instance" / "demo-rankseg.yaml"
 # A model and pictures so small that a step takes a fraction of a second.
 SETTINGS = {
     "SOLVER.IMS_PER_BATCH": "4",
@@ -48,13 +51,14 @@ def scenes(tmp_path_factory):
     """A folder for $DETECTRON2_DATASETS with a few small scenes."""
     root = tmp_path_factory.mktemp("data")
     make_scenes(root / "scenes", train=24, val=6, size=48, jobs=1)
+    make_video_scenes(root / "video_scenes", train=8, val=5, frames=4, size=48, jobs=1)
     return root
 
 
-def command(scenes, output, *extra, launcher=()):
-    """Arguments and environment of a train_net.py run."""
-    arguments = [sys.executable, "-W", "ignore", *launcher, "train_net.py"]
-    arguments += ["--config-file", str(DEMO)]
+def command(scenes, output, *extra, launcher=(), config=DEMO):
+    """Arguments and environment of a run of train_net.py, or train_net_video.py."""
+    script = "train_net.py" if config == DEMO else "train_net_video.py"
+    arguments = [sys.executable, "-W", "ignore", *launcher, script, "--config-file", str(config)]
     flags = [a for a in extra if a.startswith("--")]
     values = [a for a in extra if not a.startswith("--")]
     if "--num-gpus" in flags:
@@ -70,9 +74,9 @@ def _clean_environment():
     return {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "RANK"))}
 
 
-def run(scenes, output, *extra, launcher=()):
+def run(scenes, output, *extra, **how):
     done = subprocess.run(
-        **command(scenes, output, *extra, launcher=launcher),
+        **command(scenes, output, *extra, **how),
         capture_output=True,
         text=True,
         timeout=300,
@@ -327,48 +331,51 @@ def test_multi_scale_averages_views(tmp_path):
     assert not torch.equal(found, straight)
 
 
-def test_a_killed_and_resumed_run_ends_as_if_never_killed(scenes, tmp_path):
-    schedule = ["SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
-    run(scenes, tmp_path / "whole", *schedule)
+@pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
+def test_a_killed_and_resumed_run_ends_as_if_never_killed(scenes, tmp_path, config):
+    schedule = ["SOLVER.MAX_ITER", "14", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
+    run(scenes, tmp_path / "whole", *schedule, config=config)
     killed = tmp_path / "killed"
     process = subprocess.Popen(
-        **command(scenes, killed, *schedule), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        **command(scenes, killed, *schedule, config=config),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.time() + 120
     while not (killed / "last_checkpoint").exists() and time.time() < deadline:
         time.sleep(0.02)
-    time.sleep(random.SystemRandom().uniform(0, 1))  # a random step, another each time
+    time.sleep(random.SystemRandom().uniform(0, 0.6))  # a random step, another each time
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (killed / "model_final.pth").exists()
-    assert "Starting training from iteration" in run(scenes, killed, "--resume", *schedule)
+    log = run(scenes, killed, "--resume", *schedule, config=config)
+    assert re.search(r"Starting training from iteration [1-9]", log)
     whole, resumed = (
         torch.load(tmp_path / name / "model_final.pth", weights_only=True)
         for name in ("whole", "killed")
     )
-    assert whole["iteration"] == resumed["iteration"] == 11
+    assert whole["iteration"] == resumed["iteration"] == 13
     assert _equal(whole, resumed)
 
 
-@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
-def test_two_processes_train_and_give_the_metrics_of_one(scenes, tmp_path, launcher):
-    if launcher == "spawn":
-        two = {"extra": ("--num-gpus", "2"), "launcher": ()}
-    else:
-        two = {
-            "extra": (),
-            "launcher": ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
-        }
-    run(
-        scenes, tmp_path / "two", *two["extra"], "SOLVER.MAX_ITER", "2", launcher=two["launcher"]
-    )  # fmt: skip
-    weights = tmp_path / "two" / "model_final.pth"
-    run(scenes, tmp_path / "one", "--eval-only", "MODEL.WEIGHTS", str(weights))
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+
+
+@pytest.mark.parametrize(
+    "config, flags, launcher",
+    [(DEMO, ("--num-gpus", "2"), ()), (DEMO, (), TORCHRUN), (VIDEO, ("--num-gpus", "2"), ())],
+    ids=["spawn", "torchrun", "video"],
+)
+def test_two_processes_train_and_give_the_metrics_of_one(scenes, tmp_path, config, flags, launcher):
+    steps = ("SOLVER.MAX_ITER", "2")
+    run(scenes, tmp_path / "two", *flags, *steps, launcher=launcher, config=config)
+    weights = str(tmp_path / "two" / "model_final.pth")
+    run(scenes, tmp_path / "one", "--eval-only", "MODEL.WEIGHTS", weights, config=config)
     results = [
-        json.loads((tmp_path / n / "inference/scenes_panoptic_val/results.json").read_text())
+        json.loads(next((tmp_path / n / "inference").glob("*/results.json")).read_text())
         for n in ("one", "two")
     ]
-    assert results[0].keys() == results[1].keys() == {"panoptic_seg", "sem_seg", "segm", "labels"}
+    tasks = {"panoptic_seg", "sem_seg"} if config == DEMO else set()
+    assert results[0].keys() == results[1].keys() == {*tasks, "segm", "labels"}
     for task, metrics in results[0].items():
         for key, value in metrics.items():
             # What cannot be measured is null for both.

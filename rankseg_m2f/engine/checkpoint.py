@@ -13,7 +13,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from rankseg_m2f.engine.key_names import our_names
-from rankseg_m2f.engine.weights_file import read_weights, replacing, write_weights
+from rankseg_m2f.engine.weights_file import read_weights, write_weights
+from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
 

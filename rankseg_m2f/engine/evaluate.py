@@ -13,11 +13,11 @@ from torch import distributed, nn
 
 from rankseg_m2f.data.loader import build_test_loader
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
-from rankseg_m2f.engine.weights_file import replacing
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,6 @@ def _publish(name: str, found: dict[str, dict], folder: Path) -> None:
         task: {key: None if math.isnan(value) else value for key, value in metrics.items()}
         for task, metrics in found.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "results.json") as path:
         path.write_text(json.dumps(plain, indent=2, allow_nan=False), encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 import builtins
 import codecs
-import os
 import pickle
 import re
 import struct
@@ -10,14 +9,14 @@ import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from rankseg_m2f.files import replacing
 
 # What readers raise on bytes that are not what they seem.
 _BROKEN = (
@@ -113,20 +112,6 @@ def write_weights(path: str | Path, checkpoint: dict) -> None:
     }
     with replacing(path) as temporary:
         save_file(state, temporary, {"format": "pt"})
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which it replaces if the block ends well."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _format(path: Path) -> str:

@@ -7,8 +7,6 @@ import logging
 import os
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
 Statistics = dict[str, np.ndarray]
@@ -119,15 +118,3 @@ def merged(parts: list[dict]) -> dict:
     """What all processes have seen, by key; sorted, so that no sum depends on their number."""
     images = {key: image for part in parts for key, image in part.items()}
     return {key: images[key] for key in sorted(images)}
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which it replaces if the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

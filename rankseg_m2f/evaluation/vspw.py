@@ -20,10 +20,10 @@ from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.streaming import (
     Statistics,
     merged,
-    replacing,
     sparse_rows,
     sum_by_label,
 )
+from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
 _COUNTS = ("intersection", "truth", "predicted")

@@ -22,7 +22,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from rankseg_m2f.evaluation.streaming import merged, percent_of, replacing
+from rankseg_m2f.evaluation.streaming import merged, percent_of
+from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
 METRICS = (
