@@ -5,7 +5,7 @@ K labels have contiguous ids 0..K-1, things and stuff in one space.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +130,28 @@ def register_coco_instances(name: str, *, image_root: str, instances_json: str) 
         ValueError: a json without sound categories, or a name registered with other arguments.
             Loading raises it for images or annotations that lack a key.
     """
+    add_objects(name, "coco", image_root, instances_json, _load_instances)
+
+
+def add_objects(
+    name: str,
+    evaluator_type: str,
+    image_root: str,
+    instances_json: str,
+    load: Callable[[str, Path, Path, dict[int, int]], list[dict]],
+) -> None:
+    """Register objects of pictures or of videos, labels by ascending category id.
+
+    Args:
+        load: makes the records from name, json, `image_root` and {category id: label}.
+    """
     path = existing_file(instances_json, name)
     categories = sorted(coco_categories(path, name), key=lambda c: c["id"])
     ids = {c["id"]: i for i, c in enumerate(categories)}
-
-    def load() -> list[dict]:
-        return _load_instances(path, str(image_root), name)
-
     add_dataset(
         name,
-        load,
-        evaluator_type="coco",
+        lambda: load(name, path, Path(image_root), ids),
+        evaluator_type=evaluator_type,
         label_names=[c["name"] for c in categories],
         thing_classes=[c["name"] for c in categories],
         thing_colors=label_colours(categories),
@@ -324,9 +335,10 @@ def _segments(annotation: dict, ids: dict[int, int], where: str) -> list[dict]:
     return found
 
 
-def _load_instances(path: Path, image_root: str, name: str) -> list[dict]:
+def _load_instances(name: str, path: Path, image_root: Path, ids: dict[int, int]) -> list[dict]:
+    # Detectron2 makes the same `ids` of the json for itself.
     try:
-        return load_coco_json(str(path), image_root, name)
+        return load_coco_json(str(path), str(image_root), name)
     except (KeyError, TypeError, AssertionError) as error:
         reason = str(error.args[0]) if error.args else "its annotations contradict each other"
         # A KeyError of Detectron2 holds a sentence, one of Python the missing key.

@@ -14,9 +14,9 @@ from pycocotools import mask as mask_util
 from rankseg_m2f.data.datasets.register import (
     IMAGE_SUFFIXES,
     add_dataset,
+    add_objects,
     check_classes,
     check_ignore_label,
-    coco_categories,
     entry_of,
     existing_file,
     is_int,
@@ -49,25 +49,7 @@ def register_ytvis(name: str, *, image_root: str, instances_json: str) -> None:
         ValueError: a json without sound categories, or a name registered with other arguments.
             Loading raises it for missing frames and for tracks that do not fit their video.
     """
-    path = existing_file(instances_json, name)
-    categories = sorted(coco_categories(path, name), key=lambda c: c["id"])
-    ids = {c["id"]: i for i, c in enumerate(categories)}
-
-    def load() -> list[dict]:
-        return _load_ytvis(name, path, Path(image_root), ids)
-
-    add_dataset(
-        name,
-        load,
-        evaluator_type="ytvis",
-        label_names=[c["name"] for c in categories],
-        thing_classes=[c["name"] for c in categories],
-        thing_colors=label_colours(categories),
-        thing_dataset_id_to_contiguous_id=ids,
-        num_classes=len(categories),
-        image_root=str(image_root),
-        json_file=str(path),
-    )
+    add_objects(name, "ytvis", image_root, instances_json, _load_ytvis)
 
 
 def register_vspw(
