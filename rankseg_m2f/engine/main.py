@@ -25,6 +25,7 @@ from rankseg_m2f.config import Config, get_cfg
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.ade20k import register_ade20k
 from rankseg_m2f.data.datasets.definitions import register_definitions
+from rankseg_m2f.data.datasets.official_video import register_official_videos
 from rankseg_m2f.data.datasets.scenes import register_scenes
 from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer
@@ -58,6 +59,7 @@ def register_datasets(cfg: CfgNode) -> None:
     register_scenes(root / "scenes")
     register_video_scenes(root / "video_scenes")
     register_ade20k(root / "ADEChallengeData2016")
+    register_official_videos(root)
     register_definitions(cfg.DATASETS.DEFINITIONS)
 
 
