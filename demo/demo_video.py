@@ -132,13 +132,19 @@ def draw(
 
 
 def objects(result: dict, number: int, min_score: float) -> list[Region]:
-    """Regions of one frame; an object has one colour in all frames."""
-    regions = []
+    """Regions of one frame, best first; an object has one colour in all frames.
+
+    A pixel goes to the best object that has it; one mostly hidden by better ones is left out.
+    """
+    regions, taken = [], False
     found = zip(result["pred_scores"], result["pred_labels"], result["pred_masks"], strict=True)
     for track, (score, label, masks) in enumerate(found):
         if score >= min_score and masks[number] is not None:
             mask = coco_mask.decode(masks[number]).astype(bool)
-            regions.append(Region(mask, label, made_up_colour(track)))
+            visible = mask & ~np.asarray(taken)
+            if 2 * visible.sum() >= mask.sum():
+                regions.append(Region(visible, label, made_up_colour(track)))
+                taken = visible | taken
     return regions
 
 
