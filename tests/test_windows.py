@@ -41,7 +41,7 @@ def test_one_window_gives_what_the_model_gives(ranked):
     np.testing.assert_allclose(found["pred_scores"], whole["pred_scores"], rtol=1e-6)
     for runs, mask in zip(found["pred_masks"], whole["pred_masks"], strict=True):
         assert np.array_equal(decoded(runs, mask.shape[1:]), mask.numpy())
-    assert torch.equal(found["sem_seg"].argmax(0), whole["sem_seg"].argmax(0))
+    assert torch.equal(found["sem_seg"].argmax(0).long(), whole["sem_seg"].argmax(0))
     assert torch.equal(found["label_ranking"], whole["label_ranking"])
 
 

@@ -123,14 +123,16 @@ class WindowedModel(nn.Module):
     def labels(
         self, layer: QueryPrediction, presence: Tensor | None, sizes: tuple, seen: int
     ) -> Tensor:
-        """(W - seen, height, width) labels of the new frames of one window, on the CPU."""
+        """(W - seen, height, width) int16 labels of the new frames of one window, on the CPU."""
         scores, ids = self.scores(layer, presence)
         frames = [
             self.model.semantic_frame(scores[:, :-1], ids, logits, sizes)
             for logits in layer.mask_logits[0, :, seen:].unbind(1)
         ]
         # Scores, if MODEL.RANKSEG.FULL_SEM_SEG asks for them, would not fit for a whole video.
-        return torch.stack([f if isinstance(f, Tensor) else f.argmax(0) for f in frames]).cpu()
+        labels = [f if isinstance(f, Tensor) else f.argmax(0) for f in frames]
+        # All that grows with the video: two bytes a pixel.
+        return torch.stack(labels).to(torch.int16).cpu()
 
     def candidates(
         self, layer: QueryPrediction, presence: Tensor | None, sizes: tuple, seen: int

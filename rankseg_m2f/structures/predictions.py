@@ -90,7 +90,7 @@ class LabelMaps:
     Stands in for a (K, T, h, w) score tensor where only its arg-max is read.
 
     Attributes:
-        labels: (T, h, w) int64.
+        labels: (T, h, w) int64, or int16 of a long video.
     """
 
     labels: Tensor
