@@ -74,39 +74,59 @@ def frames(args: argparse.Namespace) -> Iterator[np.ndarray]:
     if args.input:
         yield from map(read_image, find_inputs(args.input))
         return
-    capture = open_video(args.video_input)
-    number = 0
-    while True:
-        found, frame = capture.read()
-        if not found:
-            break
-        number += 1
-        yield np.ascontiguousarray(frame[:, :, ::-1])
-    if not number:
+    if not Path(args.video_input).is_file():
+        raise ImageReadError(f"{args.video_input}: no such file")
+    empty = True
+    for frame in video_frames(args.video_input):
+        empty = False
+        yield frame
+    if empty:
         raise ImageReadError(f"{args.video_input}: no frame can be read")
 
 
-def open_video(path: str):
-    """An OpenCV capture.
-
-    Raises:
-        ImageReadError: missing, or no video.
-    """
+def video_frames(path: str) -> Iterator[np.ndarray]:
+    """Frames by OpenCV, or by PyAV where it is installed and OpenCV cannot open the file."""
     import cv2
 
-    if not Path(path).is_file():
-        raise ImageReadError(f"{path}: no such file")
     capture = cv2.VideoCapture(path)
     if not capture.isOpened():
-        raise ImageReadError(f"{path}: not a video that OpenCV can read")
-    return capture
+        yield from pyav_frames(path)
+        return
+    while True:
+        found, frame = capture.read()
+        if not found:
+            return
+        yield np.ascontiguousarray(frame[:, :, ::-1])
+
+
+def pyav_frames(path: str) -> Iterator[np.ndarray]:
+    """Frames by PyAV.
+
+    Raises:
+        ImageReadError: it is not installed, or cannot read the file either.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ImageReadError(
+            f"{path}: not a video that OpenCV can read (PyAV, which might, is not installed)"
+        ) from error
+    try:
+        with av.open(path) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+    except (OSError, ValueError, IndexError) as error:
+        reason = f"not a video that OpenCV can read, nor PyAV ({error})"
+        raise ImageReadError(f"{path}: {reason}") from error
 
 
 def source_rate(args: argparse.Namespace) -> float:
     """Frames per second of the input; 8 for single frames."""
     import cv2
 
-    return (args.video_input and open_video(args.video_input).get(cv2.CAP_PROP_FPS)) or 8.0
+    if not args.video_input:
+        return 8.0
+    return cv2.VideoCapture(args.video_input).get(cv2.CAP_PROP_FPS) or 8.0
 
 
 def draw(

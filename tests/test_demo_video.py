@@ -80,6 +80,15 @@ def test_a_video_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, content,
         call(monkeypatch, "--video-input", path, "--output", tmp_path / "out.mp4")
 
 
+def test_pyav_reads_the_same_frames(folder, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    call(monkeypatch, "--input", folder, "--output", path)
+    pairs = zip(demo_video.pyav_frames(str(path)), demo_video.video_frames(str(path)), strict=True)
+    for ours, theirs in pairs:
+        assert np.abs(ours.astype(int) - theirs).mean() < 3  # other colour conversion
+
+
 def test_an_object_keeps_its_colour_and_hides_where_it_is_absent():
     mask = np.zeros((4, 6), dtype=bool)
     mask[1:3] = True
