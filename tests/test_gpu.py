@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.structures import Instances
 from golden import load_case
 from test_ops import assert_like_the_definition, random_case
 
@@ -30,12 +31,23 @@ def test_triton_is_like_the_definition(channels, dtype, bound):
     assert_like_the_definition(case, "triton", rtol=bound, atol=bound)
 
 
+def with_objects(sample):
+    """A sample with two objects, for training."""
+    size = tuple(sample["image"].shape[1:])
+    masks = torch.zeros(2, *size, dtype=torch.bool)
+    masks[0, : size[0] // 2] = masks[1, size[0] // 2 :] = True
+    return {
+        **sample,
+        "instances": Instances(size, gt_classes=torch.tensor([3, 7]), gt_masks=masks),
+    }
+
+
 @pytest.mark.parametrize("amp", [None, torch.float16, torch.bfloat16])
-def test_a_model_trains_with_finite_losses(amp):
+def test_a_model_trains_with_finite_losses(amp, device="cuda"):
     case = load_case("image_r50_rankseg")
-    model = case.model("MODEL.DEVICE", "cuda").train()
-    with torch.autocast("cuda", amp, enabled=amp is not None):
-        losses = model(case.inputs)
+    model = case.model("MODEL.DEVICE", device).train()
+    with torch.autocast(device, amp, enabled=amp is not None):
+        losses = model([with_objects(sample) for sample in case.inputs])
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
