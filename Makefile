@@ -33,7 +33,7 @@ demo-video: $(READY)
 	$(BIN)/python demo/run_video_demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q tests $(if $(wildcard ../shared/golden),-m "not gpu and not slow")
 
 gpu-test: $(READY)
 	$(BIN)/python -m pytest -q tests -m gpu

@@ -83,7 +83,7 @@ setup(
     ],
     extras_require={
         "demo": ["safetensors"],
-        "test": ["pytest>=7.4", "ruff>=0.15,<0.18", "safetensors", "transformers>=4.45"],
+        "test": ["av>=12", "pytest>=7.4", "ruff>=0.15,<0.18", "safetensors", "transformers>=4.45"],
     },
     **native_extension(),
 )

@@ -81,7 +81,6 @@ def test_a_video_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, content,
 
 
 def test_pyav_reads_the_same_frames(folder, tmp_path, monkeypatch):
-    pytest.importorskip("av")
     path = tmp_path / "a.mp4"
     call(monkeypatch, "--input", folder, "--output", path)
     pairs = zip(demo_video.pyav_frames(str(path)), demo_video.video_frames(str(path)), strict=True)

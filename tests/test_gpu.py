@@ -8,10 +8,7 @@ from test_ops import assert_like_the_definition, random_case
 
 from rankseg_m2f.ops.backends import available_backends
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 SHAPES = [(8, 12), (4, 6), (2, 3)]
 
 

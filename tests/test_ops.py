@@ -149,12 +149,6 @@ def test_half_types_are_summed_in_float32(backend, dtype):
     torch.testing.assert_close(output, expected.to(dtype), rtol=1e-2, atol=1e-2)
 
 
-def needs_native():
-    usable, reason = available_backends()["native"]
-    return pytest.mark.skipif(not usable, reason=reason)
-
-
-@needs_native()
 def test_native_gradients_are_those_of_differences():
     value, shapes, locations, weights = random_case(
         [(3, 4), (2, 2)], batch=1, channels=3, queries=2, points=2, dtype=torch.float64
@@ -165,7 +159,6 @@ def test_native_gradients_are_those_of_differences():
     )
 
 
-@needs_native()
 def test_native_gives_the_same_bits_with_any_number_of_threads():
     case = random_case([(16, 16), (8, 8), (4, 4)], channels=32, queries=336, heads=4)
     threads = torch.get_num_threads()
@@ -195,7 +188,6 @@ def test_a_binary_that_does_not_fit_is_passed_over(tmp_path, monkeypatch, caplog
     assert all("pip install --no-build-isolation" in r.getMessage() for r in caplog.records)
 
 
-@needs_native()
 def test_a_binary_of_other_sources_is_passed_over(monkeypatch, caplog):
     monkeypatch.setattr(native, "source_hash", lambda: "another")
     with caplog.at_level(logging.WARNING):
@@ -268,7 +260,6 @@ def test_it_compiles_and_exports_as_one_operator():
     torch.testing.assert_close(exported.module()(tokens, reference, tokens, shapes), expected)
 
 
-@pytest.mark.skipif(not hasattr(torch.library, "register_autocast"), reason="torch < 2.7")
 def test_autocast_runs_it_in_float32():
     value, shapes, locations, weights = random_case([(3, 4)])
     with torch.autocast("cpu", torch.bfloat16):
@@ -305,9 +296,7 @@ def test_layer_starts_by_averaging_rays():
         MSDeformAttn(channels=10, heads=4)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is the inner run")
 def test_triton_interpreted():
-    pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "triton and not interpreted"],
         cwd=ROOT,

@@ -24,10 +24,9 @@ from rankseg_m2f.data.ground_truth import LabelMasks, ObjectList, aligned, trans
 from rankseg_m2f.data.loader import build_test_loader, build_train_loader
 from rankseg_m2f.data.video_augmentation import OPTIONS, DrawnOnce, clip_augmentation
 from rankseg_m2f.data.video_mappers import build_video_mapper
-from rankseg_m2f.images import ImageReadError, read_image
+from rankseg_m2f.images import ImageReadError
 from rankseg_m2f.structures.clip import ClipBatch
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 H, W = 40, 60
 # Columns an object covers in each of four frames; None: absent.
 SPANS = {7: [(0, 12), (4, 16), None, (12, 24)], 9: [None, None, None, (30, 50)]}
@@ -532,58 +531,3 @@ def test_loaders_and_oracle(tmp_path):
     assert [s["file_names"] for s in kept] == [s["file_names"] for s in drawn[1]]
     ours = iter(build_train_loader(config(ytvis(tmp_path / "y")), mapper=dict, seed=0))
     assert next(ours)[0]["length"] == 4
-
-
-def real(name: str) -> Path:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"{name} is not here")
-    return SHARED / name
-
-
-@pytest.mark.parametrize(
-    "name, labels, tracks", [("ytvis_davis", 40, 1), ("ytvis_bacteria", 1, 29)]
-)
-def test_real_tracks(name, labels, tracks):
-    root, dataset = real(name), fresh()
-    register_ytvis(
-        dataset, image_root=str(root / "JPEGImages"), instances_json=str(root / "instances.json")
-    )
-    record = DatasetCatalog.get(dataset)[0]
-    assert MetadataCatalog.get(dataset).num_classes == labels
-    record = {k: v[::9] if isinstance(v, list) else v for k, v in record.items()}
-    cfg = config(dataset, "MODEL.RANKSEG.USE_GT_EVAL", True)
-    shown = build_video_mapper(cfg, is_train=False)(record)["instances"]
-    for frame, instances in enumerate(shown):
-        by_id = {a["id"]: a["segmentation"] for a in record["annotations"][frame]}
-        seen = instances.gt_ids >= 0
-        assert sorted(by_id) == instances.gt_ids[seen].tolist()
-        areas = [int(mask_util.area(by_id[i])) for i in sorted(by_id)]
-        assert instances.gt_masks[seen].sum((1, 2)).tolist() == areas
-        assert not instances.gt_masks[~seen].any()
-    assert len(shown[0]) == tracks
-    # Bacteria divide: a track ends and two start.
-    ids = torch.stack([instances.gt_ids for instances in shown])
-    assert (ids < 0).any() == (tracks > 1)
-
-
-@pytest.mark.parametrize("folder, labels", [("mask", 124), ("mask_camvid11", 11)])
-def test_real_label_maps(folder, labels):
-    root, dataset = real("camvid_vspw"), fresh()
-    classes = None
-    if folder != "mask":
-        numbers = json.loads((root / "camvid11_labels.json").read_text())
-        classes = sorted(numbers, key=numbers.get)
-    register_vspw(dataset, root=str(root), split="val", classes=classes, mask_folder=folder)
-    records = DatasetCatalog.get(dataset)
-    assert max(r["length"] for r in records) == 20
-    assert MetadataCatalog.get(dataset).num_classes == labels
-    names = MetadataCatalog.get(dataset).label_names
-    sample = mapped(dataset, "INPUT.MIN_SIZE_TRAIN", (360,), "INPUT.SAMPLING_FRAME_NUM", 2)
-    labelled = {names[i].lower() for i in sample["instances"][0].gt_classes.tolist()}
-    assert {"sky", "building", "road", "tree"} <= labelled
-    for path, instances in zip(sample["file_names"], sample["instances"], strict=True):
-        image = Path(path)
-        values = np.array(Image.open(image.parents[1] / folder / f"{image.stem}.png"))
-        assert read_image(image).shape[:2] == values.shape
-        for label, mask in zip(instances.gt_classes.tolist(), instances.gt_masks, strict=True):
-            assert np.array_equal(mask.numpy(), values == label + 1)

@@ -33,7 +33,7 @@ FIXTURE = TESTS / "data" / "video_eval"
 BACTERIA = FIXTURE / "bacteria"
 CROP = FIXTURE / "camvid_crop"
 DATA = SHARED.parent / "data"
-NEEDS_SHARED = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
+NEEDS_SHARED = pytest.mark.shared
 VSPW_LABELS = [str(i) for i in range(124)]
 
 
