@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 from visualise import Labels, draw_ranking, draw_regions, regions_of, scaled_to_fit, side_by_side
 
-from rankseg_m2f.engine.main import load_config
+from rankseg_m2f.engine.main import load_config, sentence
 from rankseg_m2f.engine.predictor import Predictor
 from rankseg_m2f.images import ImageReadError, read_image
 
@@ -32,9 +32,7 @@ def main() -> int:
         predictor = Predictor(cfg, args.trust_checkpoint, args.allow_partial)
         folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, KeyError, OSError, AssertionError) as error:
-        # Python would put the text of a KeyError in quotes.
-        message = error.args[0] if isinstance(error, KeyError) else error
-        raise SystemExit(f"demo: {message}") from error
+        raise SystemExit(f"demo: {sentence(error)}") from error
     labels = Labels(MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__none"))
     failed, taken = [], set()
     for file in tqdm(files, unit="photo"):
@@ -59,12 +57,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--min-score", type=float, default=0.5, help="instances to show")
     parser.add_argument("--top", type=int, default=20, help="labels in the ranking")
+    add_model_arguments(parser)
+    return parser.parse_args()
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags on the weights, and overrides of the config."""
     parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle without limits")
     parser.add_argument("--allow-partial", action="store_true", help="accept incomplete weights")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ..., MODEL.WEIGHTS first"
     )
-    return parser.parse_args()
 
 
 def find_inputs(inputs: list[str]) -> list[Path]:

@@ -21,8 +21,8 @@ from visualise import (
     side_by_side,
 )
 
-from demo import find_inputs
-from rankseg_m2f.engine.main import load_config
+from demo import add_model_arguments, find_inputs
+from rankseg_m2f.engine.main import load_config, sentence
 from rankseg_m2f.engine.predictor import VideoPredictor
 from rankseg_m2f.images import ImageReadError, read_image
 
@@ -43,8 +43,7 @@ def main() -> None:
             args.fps or source_rate(args),
         )
     except (ImageReadError, ValueError, KeyError, OSError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        raise SystemExit(f"demo_video: {message}") from error
+        raise SystemExit(f"demo_video: {sentence(error)}") from error
     print(f"Video: {args.output}")
 
 
@@ -57,11 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="mp4 file")
     parser.add_argument("--fps", type=float, help="of the output (default: as the input, else 8)")
     parser.add_argument("--min-score", type=float, default=0.3, help="objects to show")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle without limits")
-    parser.add_argument("--allow-partial", action="store_true", help="accept incomplete weights")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ..., MODEL.WEIGHTS first"
-    )
+    add_model_arguments(parser)
     return parser.parse_args()
 
 

@@ -11,7 +11,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from rankseg_m2f.data.loader import build_test_loader
+from rankseg_m2f.data.loader import build_test_loader, is_video, load_records
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.evaluation.build import build_evaluator
@@ -32,9 +32,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
         By task, or by dataset and task if there are several datasets; on the main process.
     """
     _share_buffers(model)
-    test = cfg.MODEL.MASK_FORMER.TEST
+    test, bare = cfg.MODEL.MASK_FORMER.TEST, getattr(model, "module", model)
     if test.WINDOW:
-        bare = getattr(model, "module", model)
         model = WindowedModel(bare, test.WINDOW, test.WINDOW_OVERLAP)
     results = OrderedDict()
     for name in cfg.DATASETS.TEST:
@@ -43,8 +42,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
             model, build_test_loader(cfg, name), build_evaluator(cfg, name, str(folder))
         )
         _publish(name, found, folder)
-        if multi_scale and GroundTruth.of(name).has_maps:
-            found.update(_multi_scale(cfg, model, name, folder))
+        if multi_scale and _has_label_maps(name):
+            found.update(_multi_scale(cfg, bare, name, folder))
             _publish(name, found, folder)
         if comm.is_main_process():
             results[name] = found
@@ -58,6 +57,11 @@ def _multi_scale(cfg: CfgNode, model: nn.Module, name: str, folder: Path) -> dic
         SemanticEvaluator(name, str(folder / "multi_scale")),
     )
     return {f"{task}_TTA": metrics for task, metrics in found.items()}
+
+
+def _has_label_maps(name: str) -> bool:
+    """Whether a dataset is of pictures that can be judged by their label maps."""
+    return GroundTruth.of(name).has_maps and not is_video(load_records([name])[0])
 
 
 def _publish(name: str, found: dict[str, dict], folder: Path) -> None:

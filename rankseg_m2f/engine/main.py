@@ -147,6 +147,11 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     return results
 
 
+def sentence(error: Exception) -> str:
+    """What an error says; Python would put the text of a KeyError in quotes."""
+    return str(error.args[0] if isinstance(error, KeyError) else error)
+
+
 def run() -> None:
     """Entry point of train_net.py: one process, one per GPU, or one of torchrun's."""
     args = argument_parser().parse_args()
@@ -154,9 +159,7 @@ def run() -> None:
         # Before any process is started, so that a mistake is one line and not many tracebacks.
         device = load_config(args.config_file, args.opts).MODEL.DEVICE
     except (ValueError, KeyError, AssertionError, OSError) as error:
-        # The text of a KeyError would be quoted.
-        message = error.args[0] if isinstance(error, KeyError) else error
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {message}") from error
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {sentence(error)}") from error
     if device == "cpu":
         # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -19,12 +19,12 @@ class MultiScaleModel(nn.Module):
     def __init__(self, cfg: CfgNode, model: nn.Module):
         """
         Args:
-            model: `MaskFormer`, bare or in DistributedDataParallel; it is not changed.
+            model: `MaskFormer`; it is not changed.
         """
         super().__init__()
         # Scores of different selections cannot be averaged, so all K are asked for; parameters
         # are shared with the original.
-        self.model = copy.copy(getattr(model, "module", model))
+        self.model = copy.copy(model)
         self.model.rank_options = replace(self.model.rank_options, full_sem_seg=True)
         self.model.options = replace(
             self.model.options, semantic=True, panoptic=False, instance=False

@@ -1,4 +1,4 @@
-"""Long videos in overlapping windows, at constant memory.
+"""Long videos in overlapping windows; only results (run lengths, label maps) grow with them.
 
 Each window is seen as a clip of its own. Its objects are found back in the next window by the
 frames both see and by class; class logits and label scores are averaged over windows, so the
@@ -125,12 +125,11 @@ class WindowedModel(nn.Module):
     ) -> Tensor:
         """(W - seen, height, width) int16 labels of the new frames of one window, on the CPU."""
         scores, ids = self.scores(layer, presence)
-        frames = [
-            self.model.semantic_frame(scores[:, :-1], ids, logits, sizes)
+        # Scores, if MODEL.RANKSEG.FULL_SEM_SEG asks for them, would not fit for a whole video.
+        labels = [
+            self.model.semantic_frame(scores[:, :-1], ids, logits, sizes).argmax(0)
             for logits in layer.mask_logits[0, :, seen:].unbind(1)
         ]
-        # Scores, if MODEL.RANKSEG.FULL_SEM_SEG asks for them, would not fit for a whole video.
-        labels = [f if isinstance(f, Tensor) else f.argmax(0) for f in frames]
         # All that grows with the video: two bytes a pixel.
         return torch.stack(labels).to(torch.int16).cpu()
 

@@ -114,6 +114,8 @@ class MaskFormer(nn.Module):
             `label_ranking` (κ,) int64 label ids, most probable first.
         """
         clips, layers, presence = self.decode(batched_inputs)
+        if not self.training:
+            layers = layers[-1:]
         targets = clips.targets(self.num_labels) if self.training else None
         if self.oracle:
             layers = self.mask_absent(layers, clips.labels())
@@ -286,14 +288,14 @@ class MaskFormer(nn.Module):
         options = self.options
         results = {}
         if options.semantic:
-            frames = [
+            frames = (
                 self.semantic_frame(class_scores[:, :-1], label_ids, logits, sizes)
                 for logits in mask_logits.unbind(1)
-            ]
+            )
             if self.rank_options.full_sem_seg:
                 results["sem_seg"] = torch.stack([frame.scores for frame in frames], dim=1)
             else:
-                results["sem_seg"] = LabelMaps(torch.stack(frames))
+                results["sem_seg"] = LabelMaps(torch.stack([frame.argmax(0) for frame in frames]))
         if options.instance:
             results |= inference.video_instances(
                 class_scores[:, :-1], label_ids, mask_logits, sizes, options.max_instances
@@ -306,11 +308,10 @@ class MaskFormer(nn.Module):
         label_ids: Tensor,
         mask_logits: Tensor,
         sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-    ) -> SelectedScores | Tensor:
-        """Scores of a frame from (Q, H/4, W/4) mask logits, or its (height, width) labels."""
+    ) -> SelectedScores:
+        """Scores of a frame at output size from (Q, H/4, W/4) mask logits."""
         mask_logits = inference.resize(mask_logits.float(), sizes[0])
-        selected = self.sized_semantic(label_scores, label_ids, mask_logits, *sizes[1:])
-        return selected if self.rank_options.full_sem_seg else selected.argmax(0)
+        return self.sized_semantic(label_scores, label_ids, mask_logits, *sizes[1:])
 
     def sized_semantic(
         self,
