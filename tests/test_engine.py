@@ -24,6 +24,7 @@ from torch import nn
 
 from rankseg_m2f.data.datasets.definitions import KINDS
 from rankseg_m2f.engine import main as engine
+from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
@@ -329,6 +330,17 @@ def test_multi_scale_averages_views(tmp_path):
     straight, mirrored = (view.full(model.num_labels) for view in views)
     torch.testing.assert_close(found, (straight + mirrored.flip(2)) / 2)
     assert not torch.equal(found, straight)
+
+
+@pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
+def test_multi_scale_is_for_pictures_and_passes_windows_by(scenes, tmp_path, monkeypatch, config):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    window = ["MODEL.MASK_FORMER.TEST.WINDOW", "3", "MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP", "1"]
+    views = ["TEST.AUG.MIN_SIZES", "(48,)", "TEST.AUG.MAX_SIZE", "64"]
+    cfg = load_config(str(config), [*SMALL, *window, *views, "OUTPUT_DIR", str(tmp_path)])
+    results = evaluate(cfg, build_model(cfg), multi_scale=True)
+    assert ("sem_seg_TTA" in results) == (config == DEMO)
+    assert "segm" in results
 
 
 @pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
