@@ -107,7 +107,7 @@ def get_cfg() -> Config:
 
 
 def _add_input(cfg: Config) -> None:
-    # One of data.mappers.MAPPERS.
+    # One of data.mappers.MAPPERS, or "multi_label" (ours) for META_ARCHITECTURE LabelClassifier.
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
     cfg.INPUT.COLOR_AUG_SSD = False
     # A random crop is drawn again while one category fills more than this share of it.
@@ -115,6 +115,7 @@ def _add_input(cfg: Config) -> None:
     # Training images are padded to at least this side; -1: no padding in the mapper.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
     # Large-scale jitter: resize IMAGE_SIZE by a factor in [MIN_SCALE, MAX_SCALE], then crop.
+    # "multi_label": the side of the square.
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
@@ -126,9 +127,14 @@ def _add_input(cfg: Config) -> None:
     cfg.INPUT.SAMPLING_RANDOM = True
     # Video: brightness, contrast, saturation, rotation.
     cfg.INPUT.AUGMENTATIONS = []
+    # (ours) "multi_label" alone. RandAugment: operations per picture (0: none), each of this
+    # magnitude in [0, 30]; cutout: a rectangle of this share of each side is covered (0: none).
+    cfg.INPUT.RAND_AUGMENT = Config({"NUM_OPS": 2, "MAGNITUDE": 9})
+    cfg.INPUT.CUTOUT = 0.5
 
 
 def _add_solver(cfg: Config) -> None:
+    # "ADAMW" or "SGD"; (ours) also "ADAM", whose weight decay is part of the gradient.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # Learning-rate factor of ml_head (not of ml_norm, as in the official recipe).
@@ -141,6 +147,13 @@ def _add_solver(cfg: Config) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # (ours) "float16" (with loss scaling) or "bfloat16" (without), used when AMP.ENABLED.
     cfg.SOLVER.AMP.DTYPE = "float16"
+    # (ours) Decay per step of a moving average of the weights, which is then what is evaluated and
+    # saved as the model; 0: none.
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # (ours) A metric of the evaluation, such as "labels/mAP" (with the dataset's name before it if
+    # there are several): weights with the highest are kept as model_best.pth. Training ends after
+    # PATIENCE evaluations in a row without a new best; 0: at MAX_ITER.
+    cfg.TEST.EARLY_STOPPING = Config({"METRIC": "", "PATIENCE": 0})
 
 
 def _add_mask_former(cfg: Config) -> None:
@@ -246,5 +259,9 @@ def _add_rankseg(cfg: Config) -> None:
     # (ours) Decoder layer whose queries feed the head; 0: the learnable queries.
     node.QUERY_LAYER = 3
     node.DROPOUT = 0.1
+    # (ours) Files of label scores, see rankseg_m2f.label_scores: labels are ranked by them in
+    # training and at evaluation, and no head is made (the independent single-task scheme, Sec.
+    # 3.2). Empty: the joint scheme, the model's own head.
+    node.SCORES = []
     # (ours) True: `sem_seg` is the full (K, H, W) map even when κ < K (see SelectedScores).
     node.FULL_SEM_SEG = False

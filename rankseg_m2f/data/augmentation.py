@@ -3,6 +3,9 @@
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+# INPUT.DATASET_MAPPER_NAME of classifiers: pictures become squares and need no masks.
+MULTI_LABEL = "multi_label"
+
 
 def resize_and_crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> list[T.Augmentation]:
     """Resize the short side, crop, colour jitter, flip: the ADE20K recipe.
@@ -34,9 +37,16 @@ def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 def resize_for_test(cfg: CfgNode) -> list[T.Augmentation]:
-    """Resize the short side; INPUT.MIN_SIZE_TEST 0 keeps the size."""
+    """Resize the short side; INPUT.MIN_SIZE_TEST 0 keeps the size. For classifiers a square."""
     node = cfg.INPUT
+    if node.DATASET_MAPPER_NAME == MULTI_LABEL:
+        return resize_to_square(cfg)
     return [T.ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")]
+
+
+def resize_to_square(cfg: CfgNode) -> list[T.Augmentation]:
+    """The whole picture, stretched to INPUT.IMAGE_SIZE both ways."""
+    return [T.Resize(cfg.INPUT.IMAGE_SIZE)]
 
 
 def crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> list[T.Augmentation]:

@@ -86,6 +86,30 @@ class ObjectList:
 
 
 @dataclass
+class LabelList:
+    """Labels without masks, for classifiers.
+
+    Attributes:
+        labels: N, each once.
+    """
+
+    labels: list[int]
+
+    @property
+    def size(self) -> tuple[None, None]:
+        """A list does not say."""
+        return None, None
+
+    def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
+        """The same labels, with masks of no pixel and themselves as ids."""
+        return LabelMasks(self.labels, np.zeros((len(self.labels), 0, 0), dtype=bool), self.labels)
+
+    def label_map(self, ignore_label: int) -> None:
+        """A list makes no label map."""
+        return None
+
+
+@dataclass
 class LabelMasks:
     """What a picture shows: N labels, (N, h, w) bool masks and N ids (-1: not visible)."""
 
@@ -167,6 +191,24 @@ def instance_truth(record: dict, ignore_label: int, num_labels: int) -> ObjectLi
     _check_labels(labels, num_labels, record["file_name"])
     ids = [a.get("id", number) for number, a in enumerate(objects)]
     return ObjectList(labels, [a["segmentation"] for a in objects], ids)
+
+
+def label_truth(record: dict, ignore_label: int, num_labels: int) -> LabelList:
+    """The labels a whole picture shows, crowds included as in evaluation; whatever the source.
+
+    No picture of annotations is read where the record lists what it shows.
+
+    Raises:
+        ValueError: a label outside [0, num_labels), naming the file.
+    """
+    if "segments_info" in record:
+        labels = {s["category_id"] for s in record["segments_info"]}
+    elif "sem_seg_file_name" in record:
+        labels = semantic_truth(record, ignore_label, num_labels).labels
+    else:
+        labels = {a["category_id"] for a in _source(record, "annotations")}
+    _check_labels(labels, num_labels, record["file_name"])
+    return LabelList(sorted(labels))
 
 
 # First the form that says most.

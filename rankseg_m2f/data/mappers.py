@@ -15,19 +15,29 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor
 
-from rankseg_m2f.data.augmentation import large_scale_jitter, resize_and_crop, resize_for_test
+from rankseg_m2f.data.augmentation import (
+    MULTI_LABEL,
+    large_scale_jitter,
+    resize_and_crop,
+    resize_for_test,
+)
 from rankseg_m2f.data.ground_truth import (
+    LabelList,
     LabelMasks,
     ObjectList,
     SegmentMap,
     any_truth,
     instance_truth,
+    label_truth,
     panoptic_truth,
     semantic_truth,
 )
+from rankseg_m2f.data.label_augmentation import label_augmentation
 from rankseg_m2f.images import read_image
+from rankseg_m2f.label_scores import LabelScores
 
-# Which annotation a mapper reads, and whether it augments by large-scale jitter.
+# Which annotation a mapper reads, and whether it augments by large-scale jitter; one more,
+# MULTI_LABEL, is for classifiers.
 MAPPERS = {
     "mask_former_semantic": (semantic_truth, False),
     "mask_former_panoptic": (panoptic_truth, False),
@@ -65,12 +75,14 @@ class ClipReader:
         num_labels: int,
         ignore_label: int = 255,
         min_side: int = -1,
+        label_scores: LabelScores | None = None,
     ):
         """
         Args:
             read_truth: one of `data.ground_truth`; None for pictures without ground truth.
             image_format: "RGB" or "BGR".
             min_side: pad right and bottom to at least this side.
+            label_scores: handed to the model with each record; None: it scores labels itself.
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.constrained = any(
@@ -81,6 +93,7 @@ class ClipReader:
         self.num_labels = num_labels
         self.ignore_label = ignore_label
         self.min_side = min_side
+        self.label_scores = label_scores
 
     def read(self, records: Sequence[dict]) -> Clip:
         """
@@ -110,7 +123,17 @@ class ClipReader:
             frames.append(self._pad(pixels, _PADDING_COLOUR))
         return Clip(size, frames, None if self.read_truth is None else truths)
 
-    def _truth(self, record: dict, image: np.ndarray) -> SegmentMap | ObjectList | None:
+    def scores_of(self, record: dict) -> dict[str, Tensor]:
+        """`label_scores` (K,) float32 of a picture or of a whole video, where files have them.
+
+        Raises:
+            ValueError: they lack this record.
+        """
+        if self.label_scores is None:
+            return {}
+        return {"label_scores": torch.from_numpy(self.label_scores.of(record))}
+
+    def _truth(self, record: dict, image: np.ndarray) -> SegmentMap | ObjectList | LabelList | None:
         if self.read_truth is None:
             return None
         truth = self.read_truth(record, self.ignore_label, self.num_labels)
@@ -118,7 +141,7 @@ class ClipReader:
         return truth
 
     def _draw(
-        self, image: np.ndarray, truth: SegmentMap | ObjectList | None
+        self, image: np.ndarray, truth: SegmentMap | ObjectList | LabelList | None
     ) -> tuple[T.TransformList, np.ndarray]:
         """Transforms and the image after them."""
         constrained = self.constrained and truth is not None
@@ -143,11 +166,13 @@ class ImageMapper(ClipReader):
         """
         Returns:
             `file_name`, `image_id`, `height`, `width` (of the file), `image` (3, h, w) uint8 and,
-            with ground truth, `instances` with gt_classes (N,) int64 and gt_masks (N, h, w) bool.
+            with ground truth, `instances` with gt_classes (N,) int64 and gt_masks (N, h, w) bool
+            (of no pixel for classifiers); also what `scores_of` gives.
 
         Raises:
             ImageReadError: a file is missing or broken.
-            ValueError: sizes disagree or a label is out of range; the message names the file.
+            ValueError: sizes disagree, a label is out of range or scores are missing; the message
+                names the file.
         """
         clip = self.read([record])
         result = {
@@ -156,6 +181,7 @@ class ImageMapper(ClipReader):
             "height": clip.size[0],
             "width": clip.size[1],
             "image": clip.frames[0],
+            **self.scores_of(record),
         }
         if clip.truths is not None:
             result["instances"] = as_instances(clip.truths[0])
@@ -185,8 +211,11 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
         return ImageMapper(**evaluation_settings(cfg, dataset))
     settings = reader_settings(cfg, cfg.DATASETS.TRAIN if dataset is None else (dataset,))
     name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name == MULTI_LABEL:
+        return ImageMapper(**label_settings(cfg), **settings)
     if name not in MAPPERS:
-        raise ValueError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {', '.join(MAPPERS)}")
+        known = ", ".join((*MAPPERS, MULTI_LABEL))
+        raise ValueError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {known}")
     read_truth, jitter = MAPPERS[name]
     augmentations = (
         large_scale_jitter(cfg)
@@ -203,6 +232,11 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
     )
 
 
+def label_settings(cfg: CfgNode) -> dict:
+    """Arguments of `ClipReader` that make training data of a classifier."""
+    return {"augmentations": label_augmentation(cfg), "read_truth": label_truth}
+
+
 def reader_settings(cfg: CfgNode, names: Sequence[str]) -> dict:
     """Arguments of `ClipReader` that training and evaluation share.
 
@@ -210,12 +244,14 @@ def reader_settings(cfg: CfgNode, names: Sequence[str]) -> dict:
         names: datasets to be read.
 
     Raises:
-        ValueError: their ignore labels differ.
+        FileNotFoundError: a file of MODEL.RANKSEG.SCORES does not exist.
+        ValueError: their ignore labels differ, or files of scores do not fit.
     """
     return {
         "image_format": cfg.INPUT.FORMAT,
         "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         "ignore_label": _ignore_label(names),
+        "label_scores": _label_scores(cfg, names),
     }
 
 
@@ -235,6 +271,16 @@ def evaluation_settings(cfg: CfgNode, dataset: str | None = None) -> dict:
         "augmentations": resize_for_test(cfg),
         "read_truth": any_truth if oracle else None,
     }
+
+
+def _label_scores(cfg: CfgNode, names: Sequence[str]) -> LabelScores | None:
+    files = cfg.MODEL.RANKSEG.SCORES
+    if not files:
+        return None
+    datasets = [MetadataCatalog.get(name) for name in names]
+    labels = next((m.label_names for m in datasets if m.get("label_names")), None)
+    roots = [m.get("image_root") for m in datasets]
+    return LabelScores(files, roots, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, labels)
 
 
 def _ignore_label(names: Sequence[str]) -> int:

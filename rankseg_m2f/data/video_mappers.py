@@ -8,12 +8,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.frames import sample_interval_frames, sample_training_frames
 from rankseg_m2f.data.ground_truth import aligned, any_truth
 from rankseg_m2f.data.mappers import (
     ClipReader,
     as_instances,
     evaluation_settings,
+    label_settings,
     reader_settings,
 )
 from rankseg_m2f.data.video_augmentation import clip_augmentation
@@ -46,7 +48,8 @@ class ClipMapper(ClipReader):
             files), `length` T, `image`: T (3, h, w) uint8 and, with ground truth, `instances`: T
             Instances of the same N objects with gt_classes (N,) int64, gt_masks (N, h, w) bool
             and gt_ids (N,) int64, -1 where the object is not visible. Objects that no frame shows
-            are left out. Ids are of annotations, or labels where there are label maps.
+            are left out. Ids are of annotations, or labels where there are label maps. Also what
+            `scores_of` gives: of the whole record, not of the frames taken.
 
         Raises:
             ImageReadError: a file is missing or broken.
@@ -63,6 +66,7 @@ class ClipMapper(ClipReader):
             "width": clip.size[1],
             "length": len(chosen),
             "image": clip.frames,
+            **self.scores_of(record),
         }
         if clip.truths is not None:
             result["instances"] = []
@@ -85,8 +89,9 @@ def frame_records(record: dict, frames: Iterable[int]) -> list[dict]:
 def build_video_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> ClipMapper:
     """The mapper for videos of any kind of annotation.
 
-    INPUT.DATASET_MAPPER_NAME plays no part: a record says what it has. At evaluation all frames
-    are taken, and ground truth is read for the oracle alone.
+    INPUT.DATASET_MAPPER_NAME tells classifiers from segmentors and plays no other part: a record
+    says what it has. At evaluation all frames are taken, and ground truth is read for the oracle
+    alone.
 
     Args:
         dataset: to be read; None: those of DATASETS.TRAIN or DATASETS.TEST.
@@ -98,6 +103,8 @@ def build_video_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None)
         return ClipMapper(**evaluation_settings(cfg, dataset))
     names = cfg.DATASETS.TRAIN if dataset is None else (dataset,)
     settings = reader_settings(cfg, names)
+    if cfg.INPUT.DATASET_MAPPER_NAME == MULTI_LABEL:
+        return ClipMapper(choose_frames=_frame_sampler(cfg), **label_settings(cfg), **settings)
     # Tracks make no label map.
     label_maps = all(MetadataCatalog.get(name).get("stuff_classes") for name in names)
     return ClipMapper(

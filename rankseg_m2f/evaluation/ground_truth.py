@@ -10,6 +10,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from rankseg_m2f.images import read_label_map, read_panoptic_map
+from rankseg_m2f.label_scores import record_key
 
 IGNORED = -1
 
@@ -49,6 +50,7 @@ class GroundTruth:
         maps = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name"}
         self.has_maps = bool(maps & set(records[0]))
         self._ignore_label = metadata.get("ignore_label", 255)
+        self._image_root = metadata.get("image_root")
         self._records = {self.key(record): record for record in records}
         # Several evaluators ask for the same map in turn.
         self.label_map = lru_cache(maxsize=1)(self._label_map)
@@ -65,6 +67,10 @@ class GroundTruth:
     def key(record: Mapping) -> str:
         """What tells an image from the others: its file name."""
         return record["file_name"]
+
+    def portable_key(self, key: str) -> str:
+        """What tells an image from the others wherever the dataset lies; see `record_key`."""
+        return record_key(self._record(key), [self._image_root])
 
     @property
     def num_labels(self) -> int:

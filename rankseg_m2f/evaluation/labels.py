@@ -15,7 +15,7 @@ class MultiLabelEvaluator(StreamingEvaluator):
 
     Results: mAP (over labels), image_AP (over images), recall and coverage of the κ selected
     labels, in percent; and kappa. No coverage for datasets without maps. Nothing at all for models
-    without such a head.
+    without such a head. The file of statistics is one for MODEL.RANKSEG.SCORES.
     """
 
     output_key = "label_scores"
@@ -35,11 +35,16 @@ class MultiLabelEvaluator(StreamingEvaluator):
         return {"scores": scores, "ranking": ranking, "label": label, "pixels": pixels}
 
     def collect(self, images: dict[str, Statistics]) -> Statistics:
-        """`scores` (N, K), `ranking` (N, κ), and rows of `image`, `label`, `pixels`."""
+        """`scores` (N, K), `ranking` (N, κ), and rows of `image`, `label`, `pixels`.
+
+        Also `keys` (N,) and `label_names` (K,), see `rankseg_m2f.label_scores`.
+        """
         rows = list(images.values())
         dense = {field: np.stack([row[field] for row in rows]) for field in ("scores", "ranking")}
         sparse = [{field: row[field] for field in ("label", "pixels")} for row in rows]
-        return {**dense, **sparse_rows(sparse)}
+        keys = np.array([self.truth.portable_key(key) for key in images])
+        names = np.array(self.truth.label_names)
+        return {"keys": keys, "label_names": names, **dense, **sparse_rows(sparse)}
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from all images' scores."""

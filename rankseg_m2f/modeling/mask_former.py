@@ -15,6 +15,7 @@ from torch import Tensor, nn
 # Imported for their registration under the names configs use.
 from rankseg_m2f.modeling import inference, query_head  # noqa: F401
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
+from rankseg_m2f.modeling.clip_model import ClipModel
 from rankseg_m2f.modeling.criterion import SetCriterion
 from rankseg_m2f.modeling.options import (
     InferenceOptions,
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
-class MaskFormer(nn.Module):
+class MaskFormer(ClipModel):
     """Backbone, pixel decoder, query decoder; RankSeg between decoder and losses or results."""
 
     @configurable
@@ -51,53 +52,40 @@ class MaskFormer(nn.Module):
         sem_seg_head: nn.Module,
         criterion: SetCriterion,
         num_labels: int,
-        pixel_mean: list[float],
-        pixel_std: list[float],
-        size_divisibility: int,
         inference_options: InferenceOptions,
         rank_options: RankOptions,
         ml_head: MultiLabelHead | None = None,
         ml_norm: RankTemperature | None = None,
+        **input_settings,
     ):
         """
         Args:
-            ml_head: multi-label head; None is plain Mask2Former.
+            ml_head: multi-label head; None is plain Mask2Former, or scores that come with inputs.
             ml_norm: temperature per rank; None means no sort and no selection.
-            size_divisibility: input is padded to a multiple of it.
+            input_settings: see `ClipModel`.
         """
-        super().__init__()
+        super().__init__(**input_settings)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.num_labels = num_labels
         self.ml_head = ml_head
         self.ml_norm = ml_norm
-        self.size_divisibility = size_divisibility
         self.options = inference_options
         self.rank_options = rank_options
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         backbone = build_backbone(cfg)
-        divisor = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
             "criterion": build_criterion(cfg),
             "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "size_divisibility": divisor if divisor >= 0 else backbone.size_divisibility,
             "inference_options": inference_options(cfg),
+            **cls.input_settings(cfg, backbone),
             **rankseg_parts(cfg),
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs are moved to."""
-        return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses when training, results otherwise.
@@ -131,16 +119,12 @@ class MaskFormer(nn.Module):
         self, batched_inputs: list[dict]
     ) -> tuple[ClipBatch, list[QueryPrediction], Tensor | None]:
         """The clips, their predictions before ranking, and `presence` of them."""
-        clips = ClipBatch.from_inputs(
-            batched_inputs, self.normalise, self.size_divisibility, self.device
-        )
+        clips = self.clips(batched_inputs)
         features = self.backbone(clips.frames)
         layers = self.sem_seg_head(features, clips.num_frames, every_mask=self.training)
+        if self.rank_options.given_scores:
+            return clips, layers, clips.presence(self.num_labels)
         return clips, layers, self.presence(layers)
-
-    def normalise(self, frame: Tensor) -> Tensor:
-        """(3, h, w) of any dtype to float with zero mean and unit deviation."""
-        return (frame - self.pixel_mean) / self.pixel_std
 
     @property
     def oracle(self) -> bool:
@@ -195,7 +179,7 @@ class MaskFormer(nn.Module):
         """Weighted losses of all layers, and of the multi-label head ("loss_ml")."""
         seen = targets if ranked is None else ranked_targets(targets, ranked)
         losses = self.criterion(layers, seen)
-        if presence is not None:
+        if self.ml_head is not None:
             truth = presence_of_labels([t.labels for t in targets], self.num_labels)
             loss = asymmetric_loss(presence.float(), truth)
             losses["loss_ml"] = loss * self.rank_options.loss_weight

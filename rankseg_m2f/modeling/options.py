@@ -26,6 +26,8 @@ class RankOptions:
     oracle_eval: bool = False
     oracle_aux: bool = True
     full_sem_seg: bool = False
+    # Presence comes with the inputs (MODEL.RANKSEG.SCORES).
+    given_scores: bool = False
 
 
 @dataclass
@@ -98,6 +100,20 @@ def _thing_ids(cfg: CfgNode) -> set[int]:
     return set()
 
 
+def build_label_head(
+    cfg: CfgNode, in_channels: int, shared_channels: int | None = None
+) -> MultiLabelHead:
+    """The multi-label head that MODEL.RANKSEG describes, over tokens of `in_channels`."""
+    node = cfg.MODEL.RANKSEG
+    return MultiLabelHead(
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        in_channels,
+        hidden_dim=node.HIDDEN_DIM,
+        dropout=node.DROPOUT,
+        shared_channels=shared_channels,
+    )
+
+
 def rankseg_parts(cfg: CfgNode) -> dict:
     """`rank_options`, and `ml_head` and `ml_norm`, None where MODEL.RANKSEG does without.
 
@@ -115,9 +131,12 @@ def rankseg_parts(cfg: CfgNode) -> dict:
         oracle_eval=node.USE_GT or node.USE_GT_EVAL,
         oracle_aux=node.USE_GT_AUX,
         full_sem_seg=node.FULL_SEM_SEG,
+        given_scores=len(node.SCORES) > 0,
     )
     parts = {"rank_options": options, "ml_head": None, "ml_norm": None}
     if not node.FLAG:
+        if options.given_scores:
+            raise ValueError("MODEL.RANKSEG.SCORES rank nothing while MODEL.RANKSEG.FLAG is False")
         return parts
     predictions = cfg.MODEL.MASK_FORMER.DEC_LAYERS
     if not 0 <= node.QUERY_LAYER < predictions:
@@ -125,14 +144,10 @@ def rankseg_parts(cfg: CfgNode) -> dict:
             f"MODEL.RANKSEG.QUERY_LAYER={node.QUERY_LAYER} needs a decoder of that many layers; "
             f"MODEL.MASK_FORMER.DEC_LAYERS={predictions} makes {predictions - 1}"
         )
-    width = cfg.MODEL.MASK_FORMER.HIDDEN_DIM
-    parts["ml_head"] = MultiLabelHead(
-        num_labels,
-        width,
-        hidden_dim=node.HIDDEN_DIM,
-        dropout=node.DROPOUT,
-        shared_channels=width if node.SHARE_EMBEDDING else None,
-    )
+    if not options.given_scores:
+        width = cfg.MODEL.MASK_FORMER.HIDDEN_DIM
+        shared_channels = width if node.SHARE_EMBEDDING else None
+        parts["ml_head"] = build_label_head(cfg, width, shared_channels)
     cosine = cfg.MODEL.SEM_SEG_HEAD.USE_LAYERNORM
     if cosine and not (node.SELECTION and node.TEMPERATURE == "layernorm"):
         _warn_of_flat_scores(node)

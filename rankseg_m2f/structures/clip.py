@@ -4,7 +4,7 @@ Shapes: B clips, T frames, N objects, H, W padded input.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ class ClipBatch:
         output_sizes: B pairs (height, width) results are wanted in.
         instances: per clip, T Instances; None where the input has none.
         is_video: whether inputs were lists of frames, be it of one; results then have a T axis.
+        label_scores: per clip (K,) presence probabilities; None where the input has none.
     """
 
     frames: Tensor
@@ -34,6 +35,7 @@ class ClipBatch:
     output_sizes: list[tuple[int, int]]
     instances: list[list[Instances] | None]
     is_video: bool = False
+    label_scores: list[Tensor | None] = field(default_factory=list)
 
     @classmethod
     def from_inputs(
@@ -47,7 +49,8 @@ class ClipBatch:
 
         Args:
             inputs: `image` is a (3, h, w) tensor or a list of T of them; `height`, `width` (output
-                size) default to the image's; `instances` is optional, and a list for a list.
+                size) default to the image's; `instances` is optional, and a list for a list;
+                `label_scores` (K,) are optional too.
             normalise: maps a (3, h, w) frame to what the backbone expects.
             size_divisibility: padding makes H and W multiples of it; below 2 is none.
 
@@ -79,12 +82,31 @@ class ClipBatch:
             None if x.get("instances") is None else _as_list(x["instances"]) for x in inputs
         ]
         is_video = any(isinstance(x["image"], (list, tuple)) for x in inputs)
-        return cls(frames, lengths.pop(), sizes, output_sizes, instances, is_video)
+        scores = [x.get("label_scores") for x in inputs]
+        return cls(frames, lengths.pop(), sizes, output_sizes, instances, is_video, scores)
 
     @property
     def padded_size(self) -> tuple[int, int]:
         """(H, W)."""
         return tuple(self.frames.shape[-2:])
+
+    def presence(self, num_labels: int) -> Tensor:
+        """(B, K) presence logits of the `label_scores` that came with the inputs.
+
+        In double precision, in which no two of different float32 scores have one logit: the
+        ranking is that of the scores.
+
+        Raises:
+            ValueError: a clip without scores, or of another number of them.
+        """
+        for scores in self.label_scores:
+            found = None if scores is None else tuple(scores.shape)
+            if found != (num_labels,):
+                raise ValueError(
+                    f"MODEL.RANKSEG.SCORES: every input needs 'label_scores' of shape "
+                    f"({num_labels},), got {found}"
+                )
+        return torch.stack(self.label_scores).to(self.frames.device).double().logit()
 
     def labels(self) -> list[Tensor]:
         """Labels of each clip's objects, (N,) each: all the oracle needs.
