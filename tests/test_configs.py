@@ -7,6 +7,7 @@ import torch
 from conftest import ROOT, TESTS
 from detectron2.modeling import build_model
 
+import rankseg_m2f.modeling.label_classifier
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import get_cfg
 

@@ -18,6 +18,7 @@ from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.files import replacing
+from rankseg_m2f.modeling.mask_former import MaskFormer
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
     """
     _share_buffers(model)
     test, bare = cfg.MODEL.MASK_FORMER.TEST, getattr(model, "module", model)
-    if test.WINDOW:
+    segments = isinstance(bare, MaskFormer)
+    if test.WINDOW and segments:
         model = WindowedModel(bare, test.WINDOW, test.WINDOW_OVERLAP)
     results = OrderedDict()
     for name in cfg.DATASETS.TEST:
@@ -42,7 +44,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
             model, build_test_loader(cfg, name), build_evaluator(cfg, name, str(folder))
         )
         _publish(name, found, folder)
-        if multi_scale and _has_label_maps(name):
+        if multi_scale and segments and _has_label_maps(name):
             found.update(_multi_scale(cfg, bare, name, folder))
             _publish(name, found, folder)
         if comm.is_main_process():

@@ -20,8 +20,10 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+import rankseg_m2f.modeling.label_classifier
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config, get_cfg
+from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.ade20k import register_ade20k
 from rankseg_m2f.data.datasets.definitions import register_definitions
@@ -78,6 +80,7 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
     cfg.freeze()
     register_datasets(cfg)
     check_labels(cfg)
+    check_mapper(cfg)
     for key, plain in _IGNORED.items():
         if cfg._lookup(key) != plain:
             logger.warning("%s is not supported and has no effect", key)
@@ -108,6 +111,19 @@ def check_labels(cfg: CfgNode) -> None:
         difference = label_difference(first[1], names) if names else None
         if difference:
             raise ValueError(f"datasets {first[0]!r} and {name!r} have other labels: {difference}")
+
+
+def check_mapper(cfg: CfgNode) -> None:
+    """
+    Raises:
+        ValueError: a segmentor without masks to learn from.
+    """
+    name, model = cfg.INPUT.DATASET_MAPPER_NAME, cfg.MODEL.META_ARCHITECTURE
+    if name == MULTI_LABEL and model != "LabelClassifier":
+        raise ValueError(
+            f"INPUT.DATASET_MAPPER_NAME={name!r} reads no masks: it is for MODEL.META_ARCHITECTURE "
+            f"LabelClassifier, not {model}"
+        )
 
 
 def main(args: argparse.Namespace) -> OrderedDict | None:

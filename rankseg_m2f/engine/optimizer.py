@@ -80,12 +80,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     groups, node = parameter_groups(cfg, model), cfg.SOLVER
     if node.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, node.BASE_LR)
+    elif node.OPTIMIZER == "ADAM":
+        optimizer = torch.optim.Adam(groups, node.BASE_LR)
     elif node.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(
             groups, node.BASE_LR, momentum=node.MOMENTUM, nesterov=node.NESTEROV
         )
     else:
-        raise ValueError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} is neither ADAMW nor SGD")
+        raise ValueError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} is none of ADAMW, ADAM, SGD")
     if node.CLIP_GRADIENTS.CLIP_TYPE != "full_model":
         optimizer = maybe_add_gradient_clipping(cfg, optimizer)
     return optimizer

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import time
 import weakref
+from collections import OrderedDict
+from contextlib import AbstractContextManager
 
 import torch
 from detectron2.config import CfgNode
@@ -14,12 +16,26 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 
 from rankseg_m2f.data.loader import build_train_loader
+from rankseg_m2f.engine.average import WeightAverage
 from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.optimizer import build_optimizer, max_gradient_norm
 
 logger = logging.getLogger(__name__)
 _AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class TrainingCheckpointer(Checkpointer):
+    """Saves as the model what is evaluated: its moving average, where SOLVER.EMA_DECAY keeps one.
+
+    So MODEL.WEIGHTS of any checkpoint is that. What a resumed run needs is the trainer's state.
+    """
+
+    def save(self, name: str, **extra: object) -> None:
+        """See `Checkpointer.save`."""
+        with self.checkpointables["trainer"].averaged():
+            super().save(name, **extra)
 
 
 class Trainer(TrainerBase):
@@ -50,37 +66,59 @@ class Trainer(TrainerBase):
         self.scaler = torch.amp.GradScaler(
             model.device.type, enabled=self.amp_dtype is torch.float16
         )
-        self.checkpointer = Checkpointer(
+        decay = cfg.SOLVER.EMA_DECAY
+        self.average = WeightAverage(model, decay) if decay else None
+        self.checkpointer = TrainingCheckpointer(
             model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
         )
         on_gpu = model.device.type == "cuda"
         self.model = create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
         )
+        self.best_model = build_best_model(cfg)
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Timing, schedule, checkpoints, evaluation, logs; in this order after each step."""
+        """Timing, schedule, checkpoints, evaluation, logs; in this order after each step.
+
+        Early stopping needs evaluation first: a checkpoint says how evaluations went.
+        """
         cfg = self.cfg
-        built = [hooks.IterationTimer(), hooks.LRScheduler()]
+        saving, evaluation = [], []
         if comm.is_main_process():
-            built.append(
+            saving.append(
                 hooks.PeriodicCheckpointer(
                     self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER
                 )
             )
         if cfg.DATASETS.TEST:
-            built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: evaluate(cfg, self.model)))
+            evaluation.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self.evaluate()))
+        built = [hooks.IterationTimer(), hooks.LRScheduler()]
+        built += saving + evaluation if self.best_model is None else evaluation + saving
         if comm.is_main_process():
             writers = default_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
             built.append(hooks.PeriodicWriter(writers, period=20))
-        return built
+        return built if self.best_model is None else [*built, self.best_model]
+
+    def averaged(self) -> AbstractContextManager:
+        """The model holds its moving average inside the block, if there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
+
+    def evaluate(self) -> OrderedDict:
+        """Metrics on DATASETS.TEST; see `engine.evaluate`."""
+        with self.averaged():
+            results = evaluate(self.cfg, self.model)
+        if self.best_model is not None:
+            self.best_model.judge(results)
+        return results
 
     def resume_or_load(self, resume: bool) -> None:
         """Load MODEL.WEIGHTS, or if `resume` the last checkpoint of OUTPUT_DIR if there is one."""
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.loaded:
             self.start_iter = self.iter + 1
+        elif self.average is not None:
+            self.average.restart()
         starts = comm.all_gather((self.start_iter, self.seed))
         if len(set(starts)) > 1:
             raise RuntimeError(
@@ -89,13 +127,14 @@ class Trainer(TrainerBase):
             )
 
     def run(self) -> None:
-        """Train from where `resume_or_load` left off to SOLVER.MAX_ITER."""
+        """Train from where `resume_or_load` left off to SOLVER.MAX_ITER, or to an early stop."""
         # The seed of a resumed run is known only now.
         loader = build_train_loader(self.cfg, seed=self.seed)
         loader.seek(self.start_iter * self.steps)
         self.batches = iter(loader)
         self.model.train()
-        super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+        with contextlib.suppress(TrainingEnded):
+            super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
 
     def run_step(self) -> None:
         """One optimizer step over ACCUMULATION_STEPS batches."""
@@ -120,6 +159,8 @@ class Trainer(TrainerBase):
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update()
 
     def backward(self, batch: list[dict], last: bool) -> dict[str, torch.Tensor]:
         """Add the gradient of one batch; its losses, detached.
@@ -139,13 +180,14 @@ class Trainer(TrainerBase):
         return {name: loss.detach() for name, loss in losses.items()}
 
     def state_dict(self) -> dict:
-        """All a resumed run needs beside the weights."""
-        return {
+        """All a resumed run needs beside the model as `TrainingCheckpointer` saves it."""
+        state = {
             **super().state_dict(),
             "seed": self.seed,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
+        return state if self.average is None else {**state, "weights": self.average.weights}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore what `state_dict` returned."""
@@ -154,6 +196,15 @@ class Trainer(TrainerBase):
             raise ValueError(
                 f"the checkpoint's training state has no {', '.join(missing)}, so another program "
                 "wrote it; start from its weights with MODEL.WEIGHTS and without --resume"
+            )
+        if self.average is not None and "weights" in state_dict:
+            self.average.resume(state_dict["weights"])
+        elif self.average is not None:
+            self.average.restart()
+        elif "weights" in state_dict:
+            raise ValueError(
+                "the checkpoint's model is a moving average: give the SOLVER.EMA_DECAY it was made "
+                "with, or start from it with MODEL.WEIGHTS and without --resume"
             )
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]

@@ -44,7 +44,7 @@ def build_evaluator(
 ) -> DatasetEvaluators:
     """Evaluators of what the dataset can judge and MODEL.MASK_FORMER.TEST switches on.
 
-    The labels of the multi-label head are always judged.
+    The labels of the multi-label head are always judged, and of a LabelClassifier nothing else.
 
     Args:
         output_dir: where statistics per image and COCO results are written; None: nowhere.
@@ -61,11 +61,12 @@ def build_evaluator(
             "(DATASETS.DEFINITIONS)?"
         )
     switched_on = cfg.MODEL.MASK_FORMER.TEST
-    judged = [e for e in EVALUATORS[kind] if switched_on[SWITCHES[e]]]
+    segments = cfg.MODEL.META_ARCHITECTURE != "LabelClassifier"
+    judged = [e for e in EVALUATORS[kind] if segments and switched_on[SWITCHES[e]]]
     if InstanceEvaluator in judged and metadata.get("json_file") is None:
         logger.warning("Dataset %s has no instances json: no AP", dataset_name)
         judged.remove(InstanceEvaluator)
-    if not judged:
+    if segments and not judged:
         logger.warning(
             "Dataset %s judges nothing that MODEL.MASK_FORMER.TEST switches on; its %s would do",
             dataset_name,

@@ -35,16 +35,11 @@ class MultiLabelEvaluator(StreamingEvaluator):
         return {"scores": scores, "ranking": ranking, "label": label, "pixels": pixels}
 
     def collect(self, images: dict[str, Statistics]) -> Statistics:
-        """`scores` (N, K), `ranking` (N, κ), and rows of `image`, `label`, `pixels`.
-
-        Also `keys` (N,) and `label_names` (K,), see `rankseg_m2f.label_scores`.
-        """
+        """`scores` (N, K), `ranking` (N, κ), and rows of `image`, `label`, `pixels`."""
         rows = list(images.values())
         dense = {field: np.stack([row[field] for row in rows]) for field in ("scores", "ranking")}
         sparse = [{field: row[field] for field in ("label", "pixels")} for row in rows]
-        keys = np.array([self.truth.portable_key(key) for key in images])
-        names = np.array(self.truth.label_names)
-        return {"keys": keys, "label_names": names, **dense, **sparse_rows(sparse)}
+        return {**dense, **sparse_rows(sparse)}
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from all images' scores."""

@@ -80,8 +80,17 @@ class StreamingEvaluator(DatasetEvaluator):
         if self.output_dir is not None:
             path = self.output_dir / f"per_image_{self.kind}_{self.name}.npz"
             with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, file_names=np.array(list(images)), **arrays)
+                np.savez_compressed(file, **self.describe(list(images)), **arrays)
         return OrderedDict({self.task: self.summarise(arrays)})
+
+    def describe(self, keys: list[str]) -> Statistics:
+        """What saved statistics are of: `file_names`, or names of clips, and `keys` (N,), which
+        hold wherever the dataset lies, and `label_names` (K,)."""
+        return {
+            "file_names": np.array(keys),
+            "keys": np.array([self.truth.portable_key(key) for key in keys]),
+            "label_names": np.array(self.truth.label_names),
+        }
 
     @abstractmethod
     def statistics(self, key: str, output: dict) -> Statistics:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 # Imported for its registration under the name configs use.
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
 from rankseg_m2f.modeling.clip_model import ClipModel
-from rankseg_m2f.modeling.options import build_label_head
+from rankseg_m2f.modeling.options import label_head
 from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.loss import asymmetric_loss
 from rankseg_m2f.rankseg.presence import presence_of_labels
@@ -68,7 +68,7 @@ class LabelClassifier(ClipModel):
         return {
             "backbone": backbone,
             "feature": feature,
-            "ml_head": build_label_head(cfg, shapes[feature].channels),
+            "ml_head": label_head(cfg, shapes[feature].channels),
             "num_labels": num_labels,
             "kappa": cfg.MODEL.RANKSEG.TOPK or num_labels,
             "loss_weight": cfg.MODEL.RANKSEG.LOSS_WEIGHT,
@@ -87,7 +87,7 @@ class LabelClassifier(ClipModel):
         """
         clips = self.clips(batched_inputs)
         features = self.backbone(clips.frames)[self.feature]
-        presence = self.ml_head(tokens(features, clips.num_frames)).float()
+        presence = self.ml_head(tokens_of_map(features, clips.num_frames)).float()
         if self.training:
             truth = presence_of_labels(clips.labels(), self.num_labels, self.device)
             return {"loss_ml": asymmetric_loss(presence, truth) * self.loss_weight}
@@ -98,6 +98,6 @@ class LabelClassifier(ClipModel):
         ]
 
 
-def tokens(features: Tensor, num_frames: int) -> Tensor:
-    """(B * T, C, h, w) to (B, T * h * w, C)."""
+def tokens_of_map(features: Tensor, num_frames: int) -> Tensor:
+    """Feature maps (B * T, C, h, w) as tokens (B, T * h * w, C)."""
     return features.unflatten(0, (-1, num_frames)).movedim(2, -1).flatten(1, 3)

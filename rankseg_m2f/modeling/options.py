@@ -100,7 +100,7 @@ def _thing_ids(cfg: CfgNode) -> set[int]:
     return set()
 
 
-def build_label_head(
+def label_head(
     cfg: CfgNode, in_channels: int, shared_channels: int | None = None
 ) -> MultiLabelHead:
     """The multi-label head that MODEL.RANKSEG describes, over tokens of `in_channels`."""
@@ -147,7 +147,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     if not options.given_scores:
         width = cfg.MODEL.MASK_FORMER.HIDDEN_DIM
         shared_channels = width if node.SHARE_EMBEDDING else None
-        parts["ml_head"] = build_label_head(cfg, width, shared_channels)
+        parts["ml_head"] = label_head(cfg, width, shared_channels)
     cosine = cfg.MODEL.SEM_SEG_HEAD.USE_LAYERNORM
     if cosine and not (node.SELECTION and node.TEMPERATURE == "layernorm"):
         _warn_of_flat_scores(node)
