@@ -18,6 +18,21 @@ for path in (
         sys.path.insert(0, path)
 
 
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A folder for $DETECTRON2_DATASETS with a few small scenes.
+
+    One for all tests: a process can register the datasets below a single folder.
+    """
+    from make_scenes import make_scenes
+    from make_video_scenes import make_video_scenes
+
+    root = tmp_path_factory.mktemp("data")
+    make_scenes(root / "scenes", train=24, val=6, size=48, jobs=1)
+    make_video_scenes(root / "video_scenes", train=8, val=5, frames=4, size=48, jobs=1)
+    return root
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Tests draw the same numbers in any order."""

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from conftest import ROOT
-from make_scenes import make_scenes
 from torch import nn
 
 from rankseg_m2f.engine import trainer as trainer_module
@@ -93,14 +92,6 @@ def test_a_resumed_average_goes_on_exactly():
         averages[0].resume({**averages[0].weights, "other": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"EMA_DECAY=1.0 is not in \[0, 1\)"):
         WeightAverage(whole, 1.0)
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """A folder for $DETECTRON2_DATASETS with a few small scenes."""
-    root = tmp_path_factory.mktemp("data")
-    make_scenes(root / "scenes", train=6, val=2, size=32, jobs=1)
-    return root
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from datasets_made import NAMES, quarters, write_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from golden import load_case
-from make_scenes import make_scenes
-from make_video_scenes import make_video_scenes
 from PIL import Image
 from torch import nn
 
@@ -45,15 +43,6 @@ SETTINGS = {
     "MODEL.DEVICE": "cpu",
 }
 SMALL = [word for pair in SETTINGS.items() for word in pair]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """A folder for $DETECTRON2_DATASETS with a few small scenes."""
-    root = tmp_path_factory.mktemp("data")
-    make_scenes(root / "scenes", train=24, val=6, size=48, jobs=1)
-    make_video_scenes(root / "video_scenes", train=8, val=5, frames=4, size=48, jobs=1)
-    return root
 
 
 def command(scenes, output, *extra, launcher=(), config=DEMO):

@@ -11,8 +11,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from make_scenes import make_scenes
-from make_video_scenes import make_video_scenes
 
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.augmentation import resize_for_test
@@ -182,15 +180,6 @@ def test_a_classifier_without_loss_and_a_segmentor_without_masks_are_mistakes():
 # Both steps
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A folder for $DETECTRON2_DATASETS with a few small scenes."""
-    root = tmp_path_factory.mktemp("data")
-    make_scenes(root / "scenes", train=10, val=4, size=48, jobs=1)
-    make_video_scenes(root / "video_scenes", train=4, val=3, frames=3, size=48, jobs=1)
-    return root
-
-
 def train_net(config_file, output, *words):
     flags = [w for w in words if w.startswith("--")]
     small = {
@@ -213,8 +202,8 @@ def train_net(config_file, output, *words):
     return engine.main(engine.argument_parser().parse_args(arguments))
 
 
-def test_scores_of_a_trained_classifier_rank_for_a_segmentor(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+def test_scores_of_a_trained_classifier_rank_for_a_segmentor(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
     one = tmp_path / "classifier"
     train_net(LABELS / "classifier.yaml", one)
     names = [f"scenes_panoptic_{split}" for split in ("train", "val")]
@@ -227,7 +216,7 @@ def test_scores_of_a_trained_classifier_rank_for_a_segmentor(root, tmp_path, mon
     assert [list(results[name]) for name in names] == [["labels"]] * 2
     files = [str(one / "inference" / n / f"per_image_labels_{n}.npz") for n in names]
     given = np.load(files[1])
-    assert given["keys"].tolist() == [f"val/{i:06d}.jpg" for i in range(4)]
+    assert given["keys"].tolist() == [f"val/{i:06d}.jpg" for i in range(6)]
     two = tmp_path / "segmentor"
     scores = ("MODEL.RANKSEG.SCORES", str(files))
     train_net(LABELS / "segmentor.yaml", two, *scores)
@@ -242,8 +231,8 @@ def test_scores_of_a_trained_classifier_rank_for_a_segmentor(root, tmp_path, mon
         train_net(LABELS / "segmentor.yaml", two, "--eval-only", scores[0], str(files[:1]))
 
 
-def test_clips_are_classified_too(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+def test_clips_are_classified_too(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
     names = ("video_scenes_semantic_train", "video_scenes_semantic_val")
     data = ("DATASETS.TRAIN", str(names[:1]), "DATASETS.TEST", str(names[1:]))
     window = ("MODEL.MASK_FORMER.TEST.WINDOW", "2", "MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP", "1")
