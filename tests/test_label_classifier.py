@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from analyze_model import analyze
 from conftest import ROOT
 from datasets_made import IGNORE, quarters, write_dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -115,6 +116,8 @@ def test_cutout_covers_a_share_of_each_side():
     assert max(areas) == 20 * 30 and (frame == 7).all()
     with pytest.raises(ValueError, match=r"CUTOUT=1.5 is not in"):
         Cutout(1.5)
+    with pytest.raises(ValueError, match=r"MAGNITUDE=31 is not in"):
+        RandAugment(1, 31)
 
 
 # The model
@@ -167,6 +170,15 @@ def test_training_lowers_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_cost_of_both_models_can_be_counted():
+    classifier = {row.module: row for row in analyze(config(), (64, 64)).rows if row.depth == 1}
+    assert set(classifier) == {"backbone", "ml_head"}
+    segmentor = get_cfg()
+    segmentor.merge_from_file(str(LABELS / "segmentor.yaml"))
+    parts = {row.module for row in analyze(segmentor, (64, 64)).rows if row.depth == 1}
+    assert parts == {"backbone", "sem_seg_head", "criterion", "ml_norm"}
 
 
 def test_a_classifier_without_loss_and_a_segmentor_without_masks_are_mistakes():

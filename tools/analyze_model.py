@@ -84,8 +84,11 @@ def analyze(cfg: Config, size: tuple[int, int] = (640, 640), frames: int = 1) ->
     image = torch.empty(3, *size, dtype=torch.uint8, device="meta")
     # torch.autocast refuses the meta device; all is counted in one precision anyway.
     no_autocast = patch.object(torch, "autocast", lambda *args, **kwargs: nullcontext())
+    sample = {"image": [image] * frames if frames > 1 else image}
+    if cfg.MODEL.RANKSEG.SCORES:
+        sample["label_scores"] = torch.empty(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, device="meta")
     with no_autocast, activations, flops:
-        model([{"image": [image] * frames if frames > 1 else image}])
+        model([sample])
     flops_of = _by_module(flops, model)
     activations_of = _by_module(activations, model)
     rows = [

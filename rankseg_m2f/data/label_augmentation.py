@@ -47,7 +47,12 @@ class RandAugment(T.Augmentation):
         Args:
             num_ops: operations one after another.
             magnitude: of each, in [0, 30].
+
+        Raises:
+            ValueError: out of range.
         """
+        if not 0 <= magnitude <= 30:
+            raise ValueError(f"INPUT.RAND_AUGMENT.MAGNITUDE={magnitude} is not in [0, 30]")
         from torchvision.transforms.v2 import RandAugment as Torchvisions
 
         super().__init__()

@@ -38,6 +38,7 @@ class GroundTruth:
         """
         names = (metadata.get(k) for k in ("label_names", "stuff_classes", "thing_classes"))
         self.name = name
+        self._image_root = metadata.get("image_root")
         self.label_names = next((list(n) for n in names if n), None)
         if self.label_names is None:
             raise ValueError(
@@ -50,7 +51,6 @@ class GroundTruth:
         maps = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name"}
         self.has_maps = bool(maps & set(records[0]))
         self._ignore_label = metadata.get("ignore_label", 255)
-        self._image_root = metadata.get("image_root")
         self._records = {self.key(record): record for record in records}
         # Several evaluators ask for the same map in turn.
         self.label_map = lru_cache(maxsize=1)(self._label_map)
@@ -68,10 +68,6 @@ class GroundTruth:
         """What tells an image from the others: its file name."""
         return record["file_name"]
 
-    def portable_key(self, key: str) -> str:
-        """What tells an image from the others wherever the dataset lies; see `record_key`."""
-        return record_key(self._record(key), [self._image_root])
-
     @property
     def num_labels(self) -> int:
         """K."""
@@ -81,6 +77,10 @@ class GroundTruth:
     def file_names(self) -> list[str]:
         """Those of all images."""
         return list(self._records)
+
+    def portable_key(self, key: str) -> str:
+        """What tells an image from the others wherever the dataset lies; see `record_key`."""
+        return record_key(self._record(key), [self._image_root])
 
     def size(self, file_name: str) -> tuple[int, int]:
         """(H, W) of an image that has a map."""

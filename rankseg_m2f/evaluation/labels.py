@@ -1,5 +1,8 @@
 """Multi-label classification: how well the labels of an image or clip are found and selected.
 
+The statistics saved are a file of label scores, from which a segmentor can rank its labels; see
+`rankseg_m2f.label_scores`.
+
 Shapes: N images or clips, K labels, κ selected labels.
 """
 
@@ -15,7 +18,7 @@ class MultiLabelEvaluator(StreamingEvaluator):
 
     Results: mAP (over labels), image_AP (over images), recall and coverage of the κ selected
     labels, in percent; and kappa. No coverage for datasets without maps. Nothing at all for models
-    without such a head. The file of statistics is one for MODEL.RANKSEG.SCORES.
+    without such a head.
     """
 
     output_key = "label_scores"

@@ -91,6 +91,10 @@ class LabelClassifier(ClipModel):
         if self.training:
             truth = presence_of_labels(clips.labels(), self.num_labels, self.device)
             return {"loss_ml": asymmetric_loss(presence, truth) * self.loss_weight}
+        return self.infer(presence)
+
+    def infer(self, presence: Tensor) -> list[dict]:
+        """Results of each clip from (B, K) presence logits."""
         ranking = RankedLabels.top(presence, self.kappa).index
         return [
             {"label_scores": scores, "label_ranking": ranked}
