@@ -87,7 +87,9 @@ def test_the_mapper_gives_squares_and_all_labels_without_masks(tmp_path):
     assert shown["image"].shape == (3, 64, 64) and (shown["height"], shown["width"]) == (32, 96)
     assert "instances" not in shown
     # The same square for demos.
-    assert T.AugmentationList(resize_for_test(cfg))(T.AugInput(np.zeros((9, 7, 3), np.uint8)))
+    sample = T.AugInput(np.zeros((9, 7, 3), np.uint8))
+    T.AugmentationList(resize_for_test(cfg))(sample)
+    assert sample.image.shape == (64, 64, 3)
     DatasetCatalog.remove("test_squares"), MetadataCatalog.remove("test_squares")
 
 
