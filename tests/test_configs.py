@@ -16,8 +16,8 @@ from detectron2.structures import Instances
 from list_configs import CONFIGS, README, leaves, load, main
 
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.config_files import TABLE, find_config
-from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.modeling import mask_former
 
 LEAVES = leaves()
@@ -268,9 +268,21 @@ def test_a_file_that_exists_goes_before_the_table(tmp_path, monkeypatch):
 def test_config_by_official_path(caplog):
     path = "configs/vspw/swin/video_maskformer2_swin_base_IN21k_384_bs16_8ep-gt.yaml"
     with caplog.at_level(logging.INFO, logger="rankseg_m2f"):
-        cfg = load_config(path, ["SEED", "3"])
+        cfg = engine.load_config(path, ["SEED", "3"])
     assert cfg.MODEL.RANKSEG.USE_GT and cfg.MODEL.SWIN.EMBED_DIM == 128 and cfg.SEED == 3
     assert "vspw/semantic/mask2former-swin-B-oracle.yaml" in caplog.text
+
+
+def test_detectron2_is_told_the_file_that_was_found(monkeypatch):
+    told = []
+    monkeypatch.setattr(engine, "setup_logger", lambda *_, **__: None)
+    monkeypatch.setattr(engine, "default_setup", lambda cfg, args: told.append(args.config_file))
+    monkeypatch.setattr(engine, "evaluate_weights", lambda cfg, args: cfg)
+    path = "configs/ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml"
+    cfg = engine.main(engine.argument_parser().parse_args(["--config-file", path, "--eval-only"]))
+    (file,) = map(Path, told)
+    assert file.is_file() and file.samefile(CONFIGS / "ade20k/semantic/mask2former-R50.yaml")
+    assert cfg.OUTPUT_DIR == "output/ade20k-semantic-R50"
 
 
 @pytest.mark.parametrize(
