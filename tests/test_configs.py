@@ -138,16 +138,16 @@ def test_every_leaf_is_official_or_new():
     assert official | set(NEW) == set(LEAVES) and not official & set(NEW)
 
 
+detectron2_backbone = mask_former.build_backbone
+
+
 @cache
 def meta_backbone(settings):
-    """A full-size backbone, built once for all configs of these (MODEL, as YAML)."""
+    """A full-size backbone, built once for all configs of these settings (MODEL, as YAML)."""
     cfg = get_cfg()
     cfg.MODEL = type(cfg).load_cfg(settings)
     with torch.device("meta"):
         return detectron2_backbone(cfg)
-
-
-detectron2_backbone = mask_former.build_backbone
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -231,6 +231,22 @@ def test_headers_print_rankseg_zoo_figures():
 def test_the_list_is_up_to_date(capsys):
     assert main(["--check"]) is None
     assert all(name in README.read_text() for name in LEAVES)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "num_labels", "kappa", "weight"),
+    [
+        # Section 4 of the paper, "Hyper-parameters".
+        ("pascal_context_60", 60, 25, 5),
+        ("coco_stuff_10k", 171, 50, 10),
+        ("ade20k_full", 847, 100, 100),
+        ("coco_lvis", 1284, 100, 300),
+    ],
+)
+def test_kappa_and_loss_weight_are_the_paper_s(dataset, num_labels, kappa, weight):
+    model = load(f"{dataset}/semantic/mask2former-R50-rankseg.yaml").MODEL
+    assert model.SEM_SEG_HEAD.NUM_CLASSES == num_labels
+    assert (model.RANKSEG.TOPK, model.RANKSEG.LOSS_WEIGHT) == (kappa, weight)
 
 
 def test_one_gpu_keeps_the_batch_or_scales_the_rate():

@@ -32,12 +32,19 @@ def find_config(path: str | Path) -> Path:
         if ours.is_file():
             logger.info("%s is an official config: using %s", path, ours)
             return ours
-    known = {official for table in tables.values() for official in table}
-    for folder in folders:
-        known |= {f"configs/{p.relative_to(folder).as_posix()}" for p in folder.rglob("*.yaml")}
-    near = difflib.get_close_matches(wanted, sorted(known), n=3)
+    near = difflib.get_close_matches(wanted, sorted(_known(tables)), n=3)
     hint = f": did you mean {' or '.join(near)}?" if near else ""
     raise FileNotFoundError(f"config {path} does not exist{hint}")
+
+
+def _known(tables: dict[Path, dict[str, str]]) -> set[str]:
+    """Paths that would be found, from configs/ on."""
+    files = {
+        f"configs/{path.relative_to(folder).as_posix()}"
+        for folder in tables
+        for path in folder.rglob("*.yaml")
+    }
+    return files.union(*tables.values())
 
 
 def _configs_folder(path: Path) -> Path | None:
