@@ -236,7 +236,7 @@ def test_the_list_is_up_to_date(capsys):
 @pytest.mark.parametrize(
     ("dataset", "num_labels", "kappa", "weight"),
     [
-        # Section 4 of the paper, "Hyper-parameters".
+        # The paper's paragraph "Hyper-parameters".
         ("pascal_context_60", 60, 25, 5),
         ("coco_stuff_10k", 171, 50, 10),
         ("ade20k_full", 847, 100, 100),
@@ -245,8 +245,8 @@ def test_the_list_is_up_to_date(capsys):
 )
 def test_kappa_and_loss_weight_are_the_paper_s(dataset, num_labels, kappa, weight):
     model = load(f"{dataset}/semantic/mask2former-R50-rankseg.yaml").MODEL
-    assert model.SEM_SEG_HEAD.NUM_CLASSES == num_labels
-    assert (model.RANKSEG.TOPK, model.RANKSEG.LOSS_WEIGHT) == (kappa, weight)
+    found = model.SEM_SEG_HEAD.NUM_CLASSES, model.RANKSEG.TOPK, model.RANKSEG.LOSS_WEIGHT
+    assert found == (num_labels, kappa, weight)
 
 
 def test_one_gpu_keeps_the_batch_or_scales_the_rate():
