@@ -5,6 +5,7 @@ load unchanged; keys of ours are marked (ours).
 """
 
 import io
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 from rankseg_m2f.safe_yaml import rewrite_eval_tags
+
+logger = logging.getLogger(__name__)
+# Old name of a section -> its name now, in the same parent. RankSeg's release renamed MLSEG in the
+# code and forgot some of its files.
+RENAMED = {"MODEL.MLSEG": "MODEL.RANKSEG"}
 
 
 class Config(CfgNode):
@@ -36,17 +42,20 @@ class Config(CfgNode):
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """The file's content over that of its ``_BASE_`` files, read by the safe YAML loader.
 
+        Sections of old names (`RENAMED`) get their new ones.
         ``allow_unsafe`` is accepted for Detectron2's callers and ignored.
 
         Raises:
             ValueError: not YAML, or YAML that wants to build Python objects.
         """
         try:
-            return super().load_yaml_with_base(filename, allow_unsafe=False)
+            loaded = super().load_yaml_with_base(filename, allow_unsafe=False)
         except yaml.YAMLError as error:
             raise ValueError(
                 f"{filename} is not a plain YAML config and was not loaded: {error}"
             ) from error
+        _rename_sections(loaded, filename)
+        return loaded
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """Merge ``cfg_other``, with ints turned into floats where the default is a float."""
@@ -63,8 +72,9 @@ class Config(CfgNode):
             raise ValueError(f"override {cfg_list[-1]!r} has no value; write KEY VALUE pairs")
         merged = list(cfg_list)
         for i in range(0, len(cfg_list), 2):
+            merged[i] = _new_name(cfg_list[i])
             value = self._decode_cfg_value(cfg_list[i + 1])
-            if type(value) is int and isinstance(self._lookup(cfg_list[i]), float):
+            if type(value) is int and isinstance(self._lookup(merged[i]), float):
                 merged[i + 1] = float(value)
         super().merge_from_list(merged)
 
@@ -75,6 +85,27 @@ class Config(CfgNode):
                 raise KeyError(f"unknown config key {full_key!r} (no {part!r} there)")
             node = node[part]
         return node
+
+
+def _new_name(full_key: str) -> str:
+    for old, new in RENAMED.items():
+        if full_key.startswith(f"{old}."):
+            logger.warning("%s is called %s now", old, new)
+            return new + full_key.removeprefix(old)
+    return full_key
+
+
+def _rename_sections(loaded: dict[str, Any], filename: str) -> None:
+    for old, new in RENAMED.items():
+        *parents, old_name = old.split(".")
+        node: Any = loaded
+        for part in parents:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(old_name), dict):
+            logger.warning("%s: %s is called %s now", filename, old, new)
+            new_name = new.rpartition(".")[2]
+            # Bases came with their new names: what this file itself says goes before them.
+            node[new_name] = {**node.get(new_name, {}), **node.pop(old_name)}
 
 
 def _ints_to_floats(node: CfgNode, like: CfgNode) -> CfgNode:

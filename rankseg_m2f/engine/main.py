@@ -29,6 +29,7 @@ from rankseg_m2f.data.datasets.official_video import register_official_videos
 from rankseg_m2f.data.datasets.scenes import register_scenes
 from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.config_files import find_config
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.trainer import Trainer
 
@@ -66,14 +67,15 @@ def register_datasets(cfg: CfgNode) -> None:
 def load_config(config_file: str, overrides: list[str]) -> Config:
     """The frozen config of a file and KEY VALUE overrides, its datasets registered.
 
+    Args:
+        config_file: a file, or the path of one of the official repositories; "" for defaults.
+
     Raises:
         FileNotFoundError: no such config.
     """
     cfg = get_cfg()
     if config_file:
-        if not Path(config_file).is_file():
-            raise FileNotFoundError(f"config {config_file} does not exist")
-        cfg.merge_from_file(config_file)
+        cfg.merge_from_file(str(find_config(config_file)))
     cfg.merge_from_list(overrides)
     cfg.freeze()
     register_datasets(cfg)
@@ -120,6 +122,9 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
     # Scales batch and schedule when SOLVER.REFERENCE_WORLD_SIZE asks for it.
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
+    if args.config_file:
+        # Detectron2 copies the file's text into the log.
+        args.config_file = str(find_config(args.config_file))
     default_setup(cfg, args)
     if args.eval_only:
         return evaluate_weights(cfg, args)
