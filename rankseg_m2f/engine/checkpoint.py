@@ -2,14 +2,16 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from rankseg_m2f.engine.key_names import our_names
 from rankseg_m2f.engine.load_report import LoadReport, compare
+from rankseg_m2f.engine.metadata import describe_metadata
 from rankseg_m2f.engine.plain_state import plain_state
+from rankseg_m2f.engine.swin_windows import fit_windows
 from rankseg_m2f.engine.weights_file import read_weights, write_weights
 from rankseg_m2f.files import replacing
 
@@ -31,7 +33,9 @@ class Checkpointer(DetectionCheckpointer):
         trust: run what is in files read, for those that hold more than weights.
         allow_partial: evaluate models that a file does not fill.
         for_evaluation: stop when a file does not fill the model, since results would mean
-            nothing. Else what does not fit is left as initialised, and reported.
+            nothing. Else what does not fit is left as initialised, and reported; position biases
+            of Swin are resized to the model's windows.
+        labels: names of the model's labels; a published file that says others is reported.
         save_to_disk: None: the main process alone.
         checkpointables: saved and loaded along, as optimizer=optimizer.
 
@@ -47,6 +51,7 @@ class Checkpointer(DetectionCheckpointer):
         trust: bool = False,
         allow_partial: bool = False,
         for_evaluation: bool = False,
+        labels: Sequence[str] = (),
         save_to_disk: bool | None = None,
         **checkpointables: object,
     ):
@@ -54,6 +59,7 @@ class Checkpointer(DetectionCheckpointer):
         self.trust = trust
         self.allow_partial = allow_partial
         self.for_evaluation = for_evaluation
+        self.labels = labels
         self.report: LoadReport | None = None
 
     def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict:
@@ -77,22 +83,17 @@ class Checkpointer(DetectionCheckpointer):
         path = str(path)
         checkpoint = self._load_file(self.path_manager.get_local_path(path.removesuffix(_QUERY)))
         ours = self.model.state_dict()
-        self.report, fitting = compare(path, our_names(checkpoint.pop("model"), ours), ours)
-        logger.log(
-            logging.INFO if self.report.complete else logging.WARNING, self.report.describe()
-        )
-        problems = self.report.problems() if self.for_evaluation else []
-        if problems and not self.allow_partial:
-            raise ValueError(
-                f"{path} does not fit the model ({'; '.join(problems)}): give the config it was "
-                "trained with, or --allow-partial to evaluate all the same"
-            )
-        if not fitting and not self.allow_partial:
-            raise ValueError(
-                f"{path} has nothing for this model (its first name: "
-                f"{next(iter([*self.report.unexpected, *self.report.mismatched]), 'none')}): training would start from random "
-                "weights; leave MODEL.WEIGHTS empty if that is meant"
-            )
+        theirs = our_names(checkpoint.pop("model"), ours)
+        resized = None
+        if not self.for_evaluation:
+            theirs, resized = fit_windows(theirs, ours)
+        self.report, fitting = compare(path, theirs, ours)
+        about, other_labels = describe_metadata(checkpoint.get("metadata"), self.labels)
+        self.report.notes += filter(None, (resized, other_labels))
+        lines = filter(None, (self.report.describe(), about))
+        logger.log(logging.INFO if self.report.complete else logging.WARNING, "\n".join(lines))
+        if not self.allow_partial:
+            self._refuse_misfits(path, empty=not fitting)
         # With the model's own state for the rest: Detectron2's frozen batch norm would reset what
         # it does not find, and what is missing must stay as it is.
         ours.update(fitting)
@@ -124,6 +125,20 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         return read_weights(filename, self.trust)
+
+    def _refuse_misfits(self, path: str, empty: bool) -> None:
+        problems = self.report.problems() if self.for_evaluation else []
+        if problems:
+            raise ValueError(
+                f"{path} does not fit the model ({'; '.join(problems)}): give the config it was "
+                "trained with, or --allow-partial to evaluate all the same"
+            )
+        if empty:
+            first = next(iter([*self.report.unexpected, *self.report.mismatched]), "none")
+            raise ValueError(
+                f"{path} has nothing for this model (its first name: {first}): training would "
+                "start from random weights; leave MODEL.WEIGHTS empty if that is meant"
+            )
 
     def _load_checkpointables(
         self, path: str, checkpoint: dict, names: Iterable[str] | None
