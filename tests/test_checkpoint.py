@@ -251,8 +251,10 @@ def test_old_maskformer_names(tmp_path, r50, blank):
     assert same(blank, state_of(r50))
 
 
-def test_ddp_prefix(tmp_path, r50, blank):
-    wrapped = {"model": {f"module.{name}": value for name, value in state_of(r50).items()}}
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrapped_models(tmp_path, r50, blank, prefix):
+    wrapped = {"model": {f"{prefix}{name}": value for name, value in state_of(r50).items()}}
+    wrapped["model"]["n_averaged"] = torch.tensor(3)
     assert load(blank, save_pth(tmp_path / "ddp.pth", wrapped)).complete
     assert same(blank, state_of(r50))
 
@@ -376,6 +378,23 @@ def test_an_evaluation_with_half_a_backbone_stops(tmp_path, r50, blank):
     report = load(blank, path, for_evaluation=True, allow_partial=True)
     assert report.coverage()["backbone"] == pytest.approx(share)
     assert load(blank, path).coverage()["backbone"] == pytest.approx(share)
+
+
+def test_what_a_file_lacks_stays_as_it_is(tmp_path, r50, blank):
+    before = state_of(blank)
+    kept = {k: v for k, v in state_of(r50).items() if not k.startswith("backbone.res5")}
+    load(blank, save_pth(tmp_path / "half.pth", {"model": kept}))
+    # Statistics of frozen batch norm among them, which Detectron2 would set to 0 and 1.
+    assert any("running_mean" in name and name not in kept for name in before)
+    assert same(blank, before | kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_cast_to_the_models(tmp_path, r50, blank, dtype):
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state_of(r50).items()}
+    write_weights(tmp_path / "w.safetensors", {"model": cast})
+    assert load(blank, str(tmp_path / "w.safetensors"), for_evaluation=True).complete
+    assert same(blank, {k: v.to(r50.state_dict()[k].dtype) for k, v in cast.items()})
 
 
 def test_computed_buffers_may_be_missing(tmp_path, swin):

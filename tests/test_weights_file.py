@@ -1,6 +1,8 @@
 """Weight files: nothing unsafe is run, all formats are read, broken files say so."""
 
 import io
+import json
+import logging
 import os
 import pickle
 import re
@@ -154,10 +156,87 @@ def test_bare_tables_of_weights(tmp_path, suffix):
     assert all(torch.equal(read["model"][k], state[k]) for k in state)
 
 
-@pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict"])
-def test_wrapped_tables(tmp_path, wrapper):
-    path = save_pth(tmp_path / "w.pth", {wrapper: {"w": torch.ones(1)}, "epoch": 3})
-    assert read_weights(path) == {"model": {"w": torch.ones(1)}, "epoch": 3}
+WRAPPERS = ["model", "state_dict", "model_state_dict", "module", "blobs", "model_ema", "ema"]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("inner", [None, "model", "state_dict", "module"])
+def test_wrapped_tables(tmp_path, wrapper, inner):
+    state = {"w": torch.ones(1)}
+    content = {wrapper: {inner: state, "decay": 0.9} if inner else state, "epoch": 3}
+    read = read_weights(save_pth(tmp_path / "w.pth", content))
+    assert read == {"model": {"w": torch.ones(1)}, "epoch": 3}
+
+
+def test_averages_are_named_when_weights_are_beside_them(tmp_path, caplog):
+    content = {"model_ema": {"w": torch.zeros(1)}, "model": {"w": torch.ones(1)}}
+    path = save_pth(tmp_path / "w.pth", content)
+    with caplog.at_level(logging.INFO):
+        assert read_weights(path)["model"] == {"w": torch.ones(1)}
+    assert "weights are those of 'model', not of ['model_ema']" in caplog.text
+
+
+def test_a_table_that_wraps_itself_is_refused(tmp_path):
+    endless = {"epoch": 1}
+    endless["model"] = endless
+    with pytest.raises(ValueError, match=r"w\.pth .*'epoch'|w\.pth .*'model', which is no tensor"):
+        read_weights(save_pth(tmp_path / "w.pth", endless))
+
+
+INDEX = "model.safetensors.index.json"
+
+
+def write_parts(folder, files):
+    for name, state in {
+        "a.safetensors": {"x": torch.ones(1)},
+        "b.bin": {"y": torch.ones(2)},
+    }.items():
+        write_weights(folder / name, {"model": state})
+    (folder / INDEX).write_text(json.dumps({"weight_map": files}))
+
+
+def test_weights_in_parts(tmp_path):
+    write_parts(tmp_path, {"x": "a.safetensors", "y": "b.bin"})
+    for path in (tmp_path, tmp_path / INDEX):
+        read = read_weights(path)
+        assert read == {"model": {"x": torch.ones(1), "y": torch.ones(2)}}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"x": "a.safetensors", "z": "b.bin"}, "index.json lack z, which it lists: download"),
+        ({"x": "../a.safetensors"}, "names files of other folders"),
+        ({"x": INDEX}, "no known format"),
+        ({"x": 3}, "is no index of weight files"),
+        (None, "is no index of weight files"),
+    ],
+)
+def test_odd_indices_say_so(tmp_path, files, message):
+    write_parts(tmp_path, files)
+    with pytest.raises(ValueError, match=message):
+        read_weights(tmp_path)
+    write_parts(tmp_path, {"x": "gone.bin"})
+    with pytest.raises(FileNotFoundError, match=r"no weights file .*gone\.bin"):
+        read_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no weights file .*other\.json"):
+        read_weights(tmp_path / "other.json")
+
+
+def test_a_part_is_not_trusted_either(tmp_path):
+    write_parts(tmp_path, {"x": "a.pth"})
+    marker = tmp_path / "ran"
+    torch.save({"model": {}, "x": Call(os.mkdir, str(marker))}, tmp_path / "a.pth")
+    with pytest.raises(UnsafeCheckpointError, match="mkdir"):
+        read_weights(tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_metadata_comes_back(tmp_path, suffix):
+    metadata = {"labels": ["κ", "b"], "metrics": {"PQ": 1.5}, "iteration": None}
+    write_weights(tmp_path / f"w{suffix}", {"model": {"w": torch.ones(1)}, "metadata": metadata})
+    assert read_weights(tmp_path / f"w{suffix}")["metadata"] == metadata
 
 
 def test_formats_are_told_by_content(tmp_path):

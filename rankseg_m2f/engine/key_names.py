@@ -49,7 +49,7 @@ RENAMES = [
     # Backbones pretrained on ImageNet are no part of a larger model: ResNet,
     (r"((?:stem|res\d)\..+)", r"backbone.\1"),
     # and Swin.
-    (r"((?:patch_embed|layers)\..+)", r"backbone.\1"),
+    (r"((?:patch_embed|layers|norm\d)\..+|absolute_pos_embed)", r"backbone.\1"),
 ]
 # timm's Swin since 0.9 halves the resolution at the start of a stage, not at its end.
 TIMM_SWIN = [
