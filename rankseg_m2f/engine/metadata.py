@@ -3,12 +3,16 @@
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from rankseg_m2f import __version__
 from rankseg_m2f.data.check import label_difference
+
+# Letters of each value in a log.
+_SHOWN = 200
 
 
 def label_names(cfg: CfgNode) -> list[str]:
@@ -56,7 +60,7 @@ def describe_metadata(metadata: object, labels: list[str]) -> tuple[str, str | N
     if not isinstance(metadata, Mapping):
         return "", None
     known = [
-        f"{key} {metadata[key]}"
+        f"{key} {shorten(str(metadata[key]), _SHOWN)}"
         for key in ("version", "revision", "iteration", "metrics")
         if metadata.get(key)
     ]
