@@ -380,6 +380,15 @@ def test_an_evaluation_with_half_a_backbone_stops(tmp_path, r50, blank):
     assert load(blank, path).coverage()["backbone"] == pytest.approx(share)
 
 
+@pytest.mark.parametrize("name", ["query_feat.weight", "decoder_norm.bias", "level_embed.weight"])
+def test_an_evaluation_needs_all_of_the_query_decoder(tmp_path, r50, blank, name):
+    kept = {k: v for k, v in state_of(r50).items() if k != f"sem_seg_head.predictor.{name}"}
+    path = save_pth(tmp_path / "w.pth", kept)
+    assert load(blank, path).coverage()["sem_seg_head"] > 0.99
+    with pytest.raises(ValueError, match=rf"has nothing for sem_seg_head\.predictor\.{name}"):
+        load(blank, path, for_evaluation=True)
+
+
 def test_what_a_file_lacks_stays_as_it_is(tmp_path, r50, blank):
     before = state_of(blank)
     kept = {k: v for k, v in state_of(r50).items() if not k.startswith("backbone.res5")}

@@ -176,6 +176,12 @@ def test_averages_are_named_when_weights_are_beside_them(tmp_path, caplog):
     assert "weights are those of 'model', not of ['model_ema']" in caplog.text
 
 
+def test_averages_beside_a_bare_table_are_left(tmp_path):
+    content = {"ema": {"w": torch.zeros(1)}, "w": torch.ones(1)}
+    read = read_weights(save_pth(tmp_path / "w.pth", content))
+    assert read == {"model": {"w": torch.ones(1)}, "ema": {"w": torch.zeros(1)}}
+
+
 def test_a_table_that_wraps_itself_is_refused(tmp_path):
     endless = {"epoch": 1}
     endless["model"] = endless

@@ -66,7 +66,8 @@ class Checkpointer(DetectionCheckpointer):
         """Load weights, and training state where the file has it.
 
         Args:
-            path: file or address, as Detectron2's PathManager takes; "" loads nothing.
+            path: what `read_weights` takes, or an address that Detectron2's PathManager knows; ""
+                loads nothing.
             checkpointables: names of what to load along; None: all.
 
         Returns:

@@ -15,8 +15,10 @@ TOP_MODULES = (
     "ml_head",
     "ml_norm",
 )
-# Tensors made for a set of labels. One that is not loaded makes scores of a model meaningless,
-# however small it is.
+# An evaluation needs all of these: the learnable queries, say, are a small share of a decoder and
+# decide everything.
+_NEEDED = re.compile(r"sem_seg_head\.predictor\..+|ml_head\..+|ml_norm\..+")
+# Tensors made for a set of labels.
 _LABEL_HEAD = re.compile(r"sem_seg_head\.predictor\.class_embed\..+|ml_head\..+|ml_norm\..+")
 # A bias that a cosine classifier has not.
 _LINEAR = "sem_seg_head.predictor.class_embed.bias"
@@ -88,7 +90,7 @@ class LoadReport:
             found.append(f"other shapes: {_some(_shapes(other))}")
         if _LINEAR in self.unexpected:
             found.append("the class head is linear in the file and cosine in the model")
-        if absent := [name for name in self.missing if _LABEL_HEAD.fullmatch(name)]:
+        if absent := [name for name in self.missing if _NEEDED.fullmatch(name)]:
             found.append(f"the file has nothing for {_some(absent)}")
         return found
 

@@ -254,13 +254,13 @@ def _checkpoint(path: Path, content: object) -> dict:
     """The form `read_weights` returns."""
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a table of weights by name")
-    for key in (*_WRAPPERS, *_AVERAGES):
+    state = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray))}
+    for key in _WRAPPERS if state else (*_WRAPPERS, *_AVERAGES):
         if isinstance(content.get(key), dict):
             rest = {k: v for k, v in content.items() if k != key}
             if averages := [k for k in _AVERAGES if k in rest]:
                 logger.info("%s: weights are those of %r, not of %s", path, key, averages)
             return rest | {"model": _tensors(path, _unwrapped(content[key]))}
-    state = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray))}
     if not state:
         raise ValueError(f"{path} holds no weights: give a file of a trained model")
     return {k: v for k, v in content.items() if k not in state} | {"model": _tensors(path, state)}
