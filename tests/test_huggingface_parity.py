@@ -29,6 +29,7 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.huggingface import from_huggingface, is_huggingface, to_huggingface
 from rankseg_m2f.engine.huggingface_export import export
+from rankseg_m2f.engine.key_names import our_names
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 BACKBONES = {
@@ -136,16 +137,22 @@ def test_same_weights_same_logits(backbone):
     state = theirs.state_dict()
     ours = build_model(our_config(backbone)).eval()
     assert is_huggingface(state) and not is_huggingface(ours.state_dict())
-    missing, unexpected = ours.load_state_dict(from_huggingface(state), strict=False)
+    missing, unexpected = ours.load_state_dict(our_names(state, ours.state_dict()), strict=False)
     assert not unexpected
     assert all("relative_position_index" in key for key in missing)
     assert_same_logits(ours, theirs)
 
 
-@pytest.mark.parametrize("backbone", list(BACKBONES))
-def test_an_exported_model_gives_the_same_logits_and_comes_back(tmp_path, backbone):
-    cfg = our_config(backbone)
+@pytest.mark.parametrize(
+    ("backbone", "norm"), [("swin", "FrozenBN"), ("resnet50", "FrozenBN"), ("resnet50", "BN")]
+)
+def test_an_exported_model_gives_the_same_logits_and_comes_back(tmp_path, backbone, norm):
+    cfg = our_config(backbone, "MODEL.RESNETS.NORM", norm)
     model = stirred(build_model(cfg))
+    counters = [x for n, x in model.named_buffers() if n.endswith("num_batches_tracked")]
+    assert bool(counters) == (norm == "BN")
+    for counter in counters:
+        counter.fill_(5)
     names = [f"thing {i}" for i in range(7)]
     assert export(cfg, model, tmp_path / "new" / "model", names) == []
     folder = tmp_path / "new" / "model"

@@ -129,8 +129,9 @@ def test_the_tool_takes_the_config_beside_the_checkpoint(
 ):
     (trained.parent / "config.yaml").write_text(cfg.dump())
     (tmp_path / "results.json").write_text(json.dumps(METRICS))
-    words = ["publish", "--metrics", str(tmp_path / "results.json"), str(trained)]
-    monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "ade.pth")])
+    words = ["publish", str(trained)]
+    words += [str(tmp_path / "ade.pth"), "--metrics", str(tmp_path / "results.json")]
+    monkeypatch.setattr(sys, "argv", [*words, "MODEL.RANKSEG.TOPK", "3"])
     publish_checkpoint.main()
     (written,) = tmp_path.glob("ade-*.pth")
     assert capsys.readouterr().out == f"{written}\n"

@@ -235,6 +235,14 @@ def test_a_part_is_not_trusted_either(tmp_path):
     assert not marker.exists()
 
 
+def test_all_files_may_be_read_by_the_same_people(tmp_path):
+    for name in ("w.pth", "w.safetensors"):
+        write_weights(tmp_path / name, {"model": {"w": torch.ones(1)}})
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    (tmp_path / "plain").touch()
+    assert modes == {(tmp_path / "plain").stat().st_mode}
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_metadata_comes_back(tmp_path, suffix):
     metadata = {"labels": ["κ", "b"], "metrics": {"PQ": 1.5}, "iteration": None}

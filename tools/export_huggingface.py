@@ -27,8 +27,9 @@ def main() -> None:
     parser.add_argument(
         "--trust-checkpoint", action="store_true", help="unpickle without limits; may run any code"
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
-    args = parser.parse_args()
+    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
+    # Flags may follow what the config is overridden with.
+    args = parser.parse_intermixed_args()
     try:
         cfg = load_config(args.config_file, args.opts)
         if not cfg.MODEL.WEIGHTS:

@@ -25,8 +25,9 @@ def main() -> None:
     parser.add_argument(
         "--trust-checkpoint", action="store_true", help="unpickle without limits; may run any code"
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
-    args = parser.parse_args()
+    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
+    # Flags may follow what the config is overridden with.
+    args = parser.parse_intermixed_args()
     config = args.config_file or str(Path(args.checkpoint).with_name("config.yaml"))
     try:
         metrics = json.loads(args.metrics.read_text("utf-8")) if args.metrics else None

@@ -131,11 +131,8 @@ _OWN = re.compile(
     r"model\.pixel_level_module\..+"
     r"|(?:swin\.)?embeddings\.patch_embeddings\..+|(?:resnet\.)?embedder\.embedder\..+"
 )
-# Theirs has no use for these: a last norm, classifiers of ImageNet, a counter of BatchNorm.
-_UNUSED = re.compile(
-    rf"{re.escape(_ENCODER)}layernorm\..+|(?:swin\.)?layernorm\..+|classifier\..+"
-    r"|.+\.num_batches_tracked"
-)
+# A segmentor has no use for these: a last norm and classifiers of ImageNet.
+_UNUSED = re.compile(rf"{re.escape(_ENCODER)}layernorm\..+|(?:swin\.)?layernorm\..+|classifier\..+")
 # Ours keeps what theirs computes.
 _COMPUTED = re.compile(r".+\.relative_position_index")
 
@@ -200,8 +197,9 @@ def to_huggingface(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[st
         else:
             theirs[name] = value
             if name.endswith(".running_var"):
+                # Their norms count batches; ours do too unless frozen, and then say so below.
                 counter = name.removesuffix("running_var") + "num_batches_tracked"
-                theirs[counter] = torch.tensor(0)
+                theirs.setdefault(counter, torch.tensor(0))
     return theirs, left
 
 

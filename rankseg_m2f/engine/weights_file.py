@@ -129,7 +129,11 @@ def write_weights(path: str | Path, checkpoint: dict) -> None:
         for k, v in checkpoint["model"].items()
     }
     with replacing(path) as temporary:
+        # The library gives its files to their owner alone; others are written for all.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(state, temporary, about)
+        temporary.chmod(mode)
 
 
 def _file_of(path: Path) -> Path:
