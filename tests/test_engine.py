@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from make_scenes import make_scenes
 from make_video_scenes import make_video_scenes
 from PIL import Image
 from torch import nn
+from weights_made import arrays, save_pkl
 
 from rankseg_m2f.data.datasets.definitions import KINDS
 from rankseg_m2f.engine import main as engine
@@ -29,6 +31,7 @@ from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
 from rankseg_m2f.engine.trainer import Trainer, seed_step
+from rankseg_m2f.engine.weights_file import write_weights
 from rankseg_m2f.images import read_image
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
@@ -276,6 +279,46 @@ def test_datasets_must_agree_on_their_labels(tmp_path):
     cfg.DATASETS.TEST = (names[1],)
     with pytest.raises(ValueError, match="label 0 is 'sky' in one and 'person' in the other"):
         engine.check_labels(cfg)
+
+
+def evaluate_by_command(weights, *extra):
+    """As train_net.py --eval-only, in this process; results lie beside the weights."""
+    words = ["--config-file", str(DEMO), "--eval-only", *SMALL, *extra]
+    folder = str(Path(weights).parent)
+    words += ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", folder]
+    return engine.main(argument_parser().parse_args(words))
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth", ".safetensors"])
+def test_files_in_the_official_layout_are_evaluated(scenes, tmp_path, monkeypatch, suffix):
+    extra = ["DATASETS.TEST", "('scenes_panoptic_val',)"]
+    cfg = small_config(scenes, tmp_path, monkeypatch, *extra)
+    state = build_model(cfg).state_dict()
+    path = tmp_path / f"official{suffix}"
+    if suffix == ".pkl":
+        content = {"model": arrays(state), "__author__": "third_party", "matching_heuristics": True}
+        save_pkl(path, content)
+    else:
+        write_weights(path, {"model": state})
+    evaluate_by_command(path, *extra)
+    results = tmp_path / "inference" / "scenes_panoptic_val" / "results.json"
+    assert {"panoptic_seg", "sem_seg", "labels"} <= json.loads(results.read_text()).keys()
+    log = (tmp_path / "log.txt").read_text()
+    assert f"{len(state)} of {len(state)} tensors loaded from {path}" in log
+
+
+def test_backbone_weights_start_a_training_and_stop_an_evaluation(scenes, tmp_path, monkeypatch):
+    cfg = small_config(scenes, tmp_path, monkeypatch)
+    state = build_model(cfg).backbone.state_dict()
+    cfg = small_config(
+        scenes, tmp_path, monkeypatch, "MODEL.WEIGHTS", save_pkl(tmp_path / "R.pkl", arrays(state))
+    )
+    trainer = Trainer(cfg, seed=0)
+    trainer.resume_or_load(resume=False)
+    found = trainer.model.backbone.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    with pytest.raises(ValueError, match=r"only 0\.0% of sem_seg_head .*--allow-partial"):
+        evaluate_by_command(cfg.MODEL.WEIGHTS)
 
 
 def test_a_run_of_another_program_cannot_be_resumed(scenes, tmp_path, monkeypatch):

@@ -31,6 +31,7 @@ from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.config_files import find_config
 from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
         trust=args.trust_checkpoint,
         allow_partial=args.allow_partial,
         for_evaluation=True,
+        labels=label_names(cfg),
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)

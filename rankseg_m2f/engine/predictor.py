@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 
 from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.windows import WindowedModel
 
 
@@ -27,7 +28,11 @@ class Predictor:
         self.image_format = cfg.INPUT.FORMAT
         self.augmentations = T.AugmentationList(resize_for_test(cfg))
         Checkpointer(
-            self.model, trust=trust, allow_partial=allow_partial, for_evaluation=True
+            self.model,
+            trust=trust,
+            allow_partial=allow_partial,
+            for_evaluation=True,
+            labels=label_names(cfg),
         ).load(cfg.MODEL.WEIGHTS)
 
     @torch.inference_mode()

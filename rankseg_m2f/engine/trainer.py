@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from rankseg_m2f.data.loader import build_train_loader
 from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.optimizer import build_optimizer, max_gradient_norm
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,11 @@ class Trainer(TrainerBase):
             model.device.type, enabled=self.amp_dtype is torch.float16
         )
         self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            trust=trust_checkpoint,
+            labels=label_names(cfg),
+            trainer=weakref.proxy(self),
         )
         on_gpu = model.device.type == "cuda"
         self.model = create_ddp_model(

@@ -40,6 +40,8 @@ class CosineClassifier(nn.Module):
 class MultiScaleMaskedTransformerDecoder(nn.Module):
     """Queries look, layer by layer, at the pixels their last mask covers."""
 
+    _version = 2
+
     @configurable
     def __init__(
         self,
