@@ -334,6 +334,9 @@ def test_multi_scale_averages_views(tmp_path):
 @pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
 def test_a_killed_and_resumed_run_ends_as_if_never_killed(scenes, tmp_path, config):
     schedule = ["SOLVER.MAX_ITER", "14", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
+    # κ, too, is a function of the iteration.
+    schedule += ["MODEL.RANKSEG.TRAIN_SELECTION", "schedule"]
+    schedule += ["MODEL.RANKSEG.TRAIN_SCHEDULE", "(0.0,1.0)"]
     run(scenes, tmp_path / "whole", *schedule, config=config)
     killed = tmp_path / "killed"
     process = subprocess.Popen(

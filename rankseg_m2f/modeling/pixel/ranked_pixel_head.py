@@ -25,7 +25,6 @@ class RankedPixelHead(nn.Module):
         temperature: one of the forms of `RankTemperature`.
         keep_present: while training, present labels displace the last-ranked ones.
         loss_weight: of the multi-label loss.
-        ignore_label: of pixels without a label; none of [0, K).
         settings: further arguments of the head, such as `hidden_dim`.
     """
 
@@ -39,14 +38,12 @@ class RankedPixelHead(nn.Module):
         temperature: str = "layernorm",
         keep_present: bool = False,
         loss_weight: float = 10.0,
-        ignore_label: int = 255,
         **settings,
     ):
         super().__init__()
         self.kappa = min(kappa, num_labels)
         self.keep_present = keep_present
         self.loss_weight = loss_weight
-        self.ignore_label = ignore_label
         self.ml_head = build_label_head(head, num_labels, in_channels, **settings)
         self.ml_norm = RankTemperature(self.kappa, temperature, void=False)
 
@@ -62,7 +59,8 @@ class RankedPixelHead(nn.Module):
         Args:
             logits: (B, K, h, w).
             features: (B, C, h', w').
-            target: (B, h, w) integer labels. A pixel whose label is not selected is ignored.
+            target: (B, h, w) integer labels. Pixels whose label is not selected, or outside
+                [0, K) such as 255, are ignored.
             label_embeddings: see `LabelHead.forward`.
 
         Returns:
@@ -75,10 +73,10 @@ class RankedPixelHead(nn.Module):
         logits = self.ml_norm(ranked.gather(logits, dim=1), dim=1)
         if target is None:
             return ranked.scatter(logits, dim=1)
-        ranks = ranked.rank_of(target, missing=self.ignore_label)
-        # The sum over pixels that count, of which there may be none.
-        loss = F.cross_entropy(logits, ranks, ignore_index=self.ignore_label, reduction="sum")
+        ranks = ranked.rank_of(target, missing=-1)
+        loss = F.cross_entropy(logits, ranks, ignore_index=-1, reduction="sum")
         return {
-            "loss_seg": loss / (ranks != self.ignore_label).sum().clamp(min=1),
+            # A mean, but zero and not NaN where no pixel counts.
+            "loss_seg": loss / (ranks >= 0).sum().clamp(min=1),
             "loss_ml": self.loss_weight * asymmetric_loss(presence.float(), truth),
         }
