@@ -72,7 +72,7 @@ class MultiLabelHead(LabelHead):
         num_labels: K.
         in_channels: C of the feature tokens.
         hidden_dim: D.
-        dropout: in the transformer block.
+        dropout: in the transformer layers.
         shared_channels: see `LabelHead`.
     """
 
@@ -86,64 +86,54 @@ class MultiLabelHead(LabelHead):
     ):
         super().__init__(num_labels, hidden_dim, shared_channels)
         self.proj_dec = nn.Linear(in_channels, hidden_dim)
-        self.block = Block(hidden_dim, _heads(hidden_dim), dropout=dropout)
+        # Attention heads of 64 channels as published; a narrower layer has one.
+        self.block = self.layers(hidden_dim, max(1, hidden_dim // 64), dropout)
         self.norm = nn.LayerNorm(hidden_dim)
         self.fc = GroupWiseLinear(num_labels, hidden_dim)
+
+    @staticmethod
+    def layers(channels: int, heads: int, dropout: float) -> nn.Module:
+        """The transformer layers, checkpoint name `block`."""
+        return Block(channels, heads, dropout=dropout)
+
+    def refined(self, embeddings: Tensor, features: Tensor) -> Tensor:
+        """Label embeddings (B, K, D) that know the features (B, L, D)."""
+        return self.block(torch.cat([features, embeddings], dim=1))[:, -self.num_labels :]
 
     def forward(self, features: Tensor, label_embeddings: Tensor | None = None) -> Tensor:
         """See `LabelHead.forward`."""
         embeddings = self.embeddings(label_embeddings).expand(len(features), -1, -1)
-        tokens = torch.cat([self.proj_dec(features), embeddings], dim=1)
-        tokens = self.norm(self.block(tokens))
-        return self.fc(tokens[:, -self.num_labels :])
+        return self.fc(self.norm(self.refined(embeddings, self.proj_dec(features))))
 
 
-class DecoderLabelHead(LabelHead):
+class DecoderLabelHead(MultiLabelHead):
     """Two transformer decoder layers in which label embeddings query the features.
 
     The head of Query2Label, with norms first as in the encoder form. Arguments as there.
     """
 
-    def __init__(
-        self,
-        num_labels: int,
-        in_channels: int,
-        hidden_dim: int = 512,
-        dropout: float = 0.1,
-        shared_channels: int | None = None,
-        depth: int = 2,
-    ):
-        super().__init__(num_labels, hidden_dim, shared_channels)
-        self.proj_dec = nn.Linear(in_channels, hidden_dim)
-        self.memory_norm = nn.LayerNorm(hidden_dim)
-        self.blocks = nn.ModuleList(
-            DecoderBlock(hidden_dim, _heads(hidden_dim), dropout=dropout) for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(hidden_dim)
-        self.fc = GroupWiseLinear(num_labels, hidden_dim)
+    @staticmethod
+    def layers(channels: int, heads: int, dropout: float) -> nn.Module:
+        """See `MultiLabelHead.layers`."""
+        return nn.ModuleList(DecoderBlock(channels, heads, dropout=dropout) for _ in range(2))
 
-    def forward(self, features: Tensor, label_embeddings: Tensor | None = None) -> Tensor:
-        """See `LabelHead.forward`."""
-        memory = self.memory_norm(self.proj_dec(features))
-        tokens = self.embeddings(label_embeddings).expand(len(features), -1, -1)
-        for block in self.blocks:
-            tokens = block(tokens, memory)
-        return self.fc(self.norm(tokens))
+    def refined(self, embeddings: Tensor, features: Tensor) -> Tensor:
+        """See `MultiLabelHead.refined`."""
+        for block in self.block:
+            embeddings = block(embeddings, features)
+        return embeddings
 
 
 class PooledLabelHead(LabelHead):
     """Average over tokens, then one linear classifier whose weights are the label embeddings.
 
-    Arguments as of `MultiLabelHead`; nothing is hidden here and nothing dropped.
+    Args:
+        num_labels, in_channels, shared_channels: as of `MultiLabelHead`.
+        unused: `hidden_dim` and `dropout` of the other forms; nothing is hidden or dropped here.
     """
 
     def __init__(
-        self,
-        num_labels: int,
-        in_channels: int,
-        hidden_dim: int = 512,
-        dropout: float = 0.1,
-        shared_channels: int | None = None,
+        self, num_labels: int, in_channels: int, *, shared_channels: int | None = None, **unused
     ):
         super().__init__(num_labels, in_channels, shared_channels)
         self.bias = nn.Parameter(torch.zeros(num_labels))
@@ -176,8 +166,3 @@ def tokens_of_map(features: Tensor, num_frames: int = 1) -> Tensor:
     """
     clips = features.unflatten(0, (-1, num_frames))
     return clips.permute(0, 1, 3, 4, 2).flatten(1, 3)
-
-
-def _heads(channels: int) -> int:
-    """Attention heads of 64 channels as published; a narrower head has one."""
-    return max(1, channels // 64)

@@ -81,6 +81,7 @@ class DecoderBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attn = SelfAttention(channels, heads, dropout)
         self.norm2 = nn.LayerNorm(channels)
+        self.norm_memory = nn.LayerNorm(channels)
         self.cross = CrossAttention(channels, heads, dropout)
         self.norm3 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, expansion * channels, dropout)
@@ -88,5 +89,5 @@ class DecoderBlock(nn.Module):
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Tokens (B, L, C) that have looked at memory (B, M, C)."""
         tokens = tokens + self.attn(self.norm1(tokens))
-        tokens = tokens + self.cross(self.norm2(tokens), memory)
+        tokens = tokens + self.cross(self.norm2(tokens), self.norm_memory(memory))
         return tokens + self.mlp(self.norm3(tokens))
