@@ -208,7 +208,7 @@ def test_feature_maps_become_tokens_of_their_clip():
     maps = torch.randn(6, 5, 2, 3)  # two clips of three frames
     tokens = tokens_of_map(maps, num_frames=3)
     assert tokens.shape == (2, 18, 5)
-    assert torch.equal(tokens[1, 6 + 3 + 2], maps[4, :, 1, 2])
+    assert torch.equal(tokens[1, 6 + 2], maps[4, :, 0, 2])
 
 
 @pytest.mark.parametrize("hidden", [32, 64, 192])

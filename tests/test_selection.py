@@ -74,6 +74,7 @@ def test_dynamic_kappa_by_hand():
     assert label_count(presence, min_score=1.0).tolist() == [1, 1]
     assert label_count(presence, mass=0.5).tolist() == [2, 1]  # of 2.0 and of 1.0
     assert label_count(presence, mass=0.975).tolist() == [4, 2]
+    assert label_count(torch.zeros(1, 4), mass=0.5).tolist() == [2]  # exactly half is enough
     assert label_count(presence, mass=1e-9).tolist() == [1, 1]
     assert label_count(presence, min_score=0.7, mass=0.975).tolist() == [1, 1]
 
