@@ -97,13 +97,14 @@ class MultiLabelHead(LabelHead):
         return Block(channels, heads, dropout=dropout)
 
     def refined(self, embeddings: Tensor, features: Tensor) -> Tensor:
-        """Label embeddings (B, K, D) that know the features (B, L, D)."""
-        return self.block(torch.cat([features, embeddings], dim=1))[:, -self.num_labels :]
+        """Tokens, the last K being the label embeddings (B, K, D) that saw features (B, L, D)."""
+        return self.block(torch.cat([features, embeddings], dim=1))
 
     def forward(self, features: Tensor, label_embeddings: Tensor | None = None) -> Tensor:
         """See `LabelHead.forward`."""
         embeddings = self.embeddings(label_embeddings).expand(len(features), -1, -1)
-        return self.fc(self.norm(self.refined(embeddings, self.proj_dec(features))))
+        tokens = self.norm(self.refined(embeddings, self.proj_dec(features)))
+        return self.fc(tokens[:, -self.num_labels :])
 
 
 class DecoderLabelHead(MultiLabelHead):
