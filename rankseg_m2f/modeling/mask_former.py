@@ -144,7 +144,7 @@ class MaskFormer(nn.Module):
         presence = self.presence(layers)
         if not self.training:
             layers = layers[-1:]
-        if self.rank_options.oracle:
+        if self.rank_options.oracle_train:
             layers = self.mask_absent(layers, clips.labels())
         return clips, layers, presence
 

@@ -28,7 +28,7 @@ class RankOptions:
     loss_weight: float = 0.0
     query_layer: int = 3
     # USE_GT: labels absent from the ground truth cannot win, before ranking.
-    oracle: bool = False
+    oracle_train: bool = False
     # USE_GT_EVAL alone: the ground truth is what the caller selects.
     oracle_eval: bool = False
     oracle_aux: bool = True
@@ -182,7 +182,7 @@ def _rank_options(node: CfgNode, num_labels: int) -> RankOptions:
         schedule=schedule,
         loss_weight=node.LOSS_WEIGHT,
         query_layer=node.QUERY_LAYER,
-        oracle=node.USE_GT,
+        oracle_train=node.USE_GT,
         oracle_eval=node.USE_GT_EVAL and not node.USE_GT,
         oracle_aux=node.USE_GT_AUX,
         full_sem_seg=node.FULL_SEM_SEG,
