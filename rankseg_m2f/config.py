@@ -225,6 +225,9 @@ def _add_mask_former(cfg: Config) -> None:
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
     # Cosine classifier: L2-normalised query times L2-normalised class weight, no bias.
     head.USE_LAYERNORM = False
+    # (ours) First value of a learnable scale on those cosines; 0: none, as the official code. The
+    # control for RankSeg: without it a cosine classifier alone cannot become confident.
+    head.COSINE_SCALE = 0.0
 
 
 def _add_swin(cfg: Config) -> None:
@@ -252,15 +255,25 @@ def _add_rankseg(cfg: Config) -> None:
     node = cfg.MODEL.RANKSEG = Config()
     # Adds the multi-label head; False is plain Mask2Former.
     node.FLAG = False
+    # (ours) Form of ξ (Table 6): "encoder", the official transformer encoder layer; "decoder", two
+    # decoder layers in which label embeddings query the features; "pooled", average and linear.
+    node.HEAD = "encoder"
     # κ of Eq. 2; larger than K means K (a pure sort).
     node.TOPK = 0
+    # (ours) κ at evaluation (Table 4 at a fixed training κ); 0: TOPK.
+    node.TOPK_EVAL = 0
+    # (ours) Dynamic κ at evaluation, at most the above: only labels of at least this presence
+    # probability (0: all), and only the first that hold this share of all probability (1: all).
+    node.EVAL_MIN_SCORE = 0.0
+    node.EVAL_MASS = 1.0
     node.LOSS_WEIGHT = 0.0
     node.HIDDEN_DIM = 512
     # The head's label embeddings are the segmentor's class weights, projected when widths differ.
     node.SHARE_EMBEDDING = False
     # Oracle, training and evaluation: only labels present in the ground truth can be predicted.
     node.USE_GT = False
-    # (ours) The same oracle at evaluation alone: "GT (eval)" of Fig. 3.
+    # (ours) The same at evaluation alone, "GT (eval)" of Fig. 3: as if an input's `selection` were
+    # the labels of its ground truth. Unlike USE_GT it leaves the LayerNorm over ranks as trained.
     node.USE_GT_EVAL = False
     # (ours) The official oracle spares the auxiliary layers; False repeats that.
     node.USE_GT_AUX = True
@@ -271,9 +284,14 @@ def _add_rankseg(cfg: Config) -> None:
     node.TEMPERATURE = "layernorm"
     # (ours) First value of 1/τ for "rank" and "shared"; a cosine classifier needs 10 or more.
     node.TEMPERATURE_INIT = 1.0
-    # (ours) While training, labels present in the image displace the last-ranked ones. Official
-    # runs have κ = K and never meet the question; with κ < K a young head starves the classifier.
-    node.KEEP_PRESENT = False
+    # (ours) With κ < K a young head starves the classifier: present labels outside the top κ have
+    # no loss. Official runs have κ = K and never meet the question. While training, "official": so
+    # be it; "keep_present": present labels displace the last-ranked ones; "schedule": κ shrinks
+    # from K to TOPK; "all": κ is K, and TOPK at evaluation alone. The last two have K + 1
+    # temperatures.
+    node.TRAIN_SELECTION = "official"
+    # (ours) Shares of training between which a scheduled κ shrinks, linearly.
+    node.TRAIN_SCHEDULE = (0.0, 0.5)
     # (ours) Decoder layer whose queries feed the head; 0: the learnable queries.
     node.QUERY_LAYER = 3
     node.DROPOUT = 0.1

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "doctor": {"ops", "engine", "__version__"},
     "engine": {
         "modeling",
+        "rankseg",
         "data",
         "evaluation",
         "config",

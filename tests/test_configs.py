@@ -164,7 +164,7 @@ def test_builds_without_weights(name, monkeypatch):
     assert model.rank_options.oracle_train == ("-oracle" in name)
     assert cfg.MODEL.RANKSEG.TOPK <= cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     selects = 0 < cfg.MODEL.RANKSEG.TOPK < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    assert selects == cfg.MODEL.RANKSEG.KEEP_PRESENT
+    assert selects == (cfg.MODEL.RANKSEG.TRAIN_SELECTION == "keep_present")
 
 
 def frame(num_labels):

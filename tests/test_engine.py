@@ -389,6 +389,9 @@ def test_multi_scale_is_for_pictures_and_passes_windows_by(scenes, tmp_path, mon
 @pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
 def test_a_killed_and_resumed_run_ends_as_if_never_killed(scenes, tmp_path, config):
     schedule = ["SOLVER.MAX_ITER", "14", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
+    # κ, too, is a function of the iteration.
+    schedule += ["MODEL.RANKSEG.TRAIN_SELECTION", "schedule"]
+    schedule += ["MODEL.RANKSEG.TRAIN_SCHEDULE", "(0.0,1.0)"]
     run(scenes, tmp_path / "whole", *schedule, config=config)
     killed = tmp_path / "killed"
     process = subprocess.Popen(
@@ -416,15 +419,21 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalon
 
 
 @pytest.mark.parametrize(
-    "config, flags, launcher",
-    [(DEMO, ("--num-gpus", "2"), ()), (DEMO, (), TORCHRUN), (VIDEO, ("--num-gpus", "2"), ())],
+    "config, flags, launcher, selection",
+    [
+        (DEMO, ("--num-gpus", "2"), (), "keep_present"),
+        (DEMO, (), TORCHRUN, "schedule"),
+        (VIDEO, ("--num-gpus", "2"), (), "keep_present"),
+    ],
     ids=["spawn", "torchrun", "video"],
 )
-def test_two_processes_train_and_give_the_metrics_of_one(scenes, tmp_path, config, flags, launcher):
-    steps = ("SOLVER.MAX_ITER", "2")
+def test_two_processes_train_and_give_the_metrics_of_one(
+    scenes, tmp_path, config, flags, launcher, selection
+):
+    steps = ("SOLVER.MAX_ITER", "2", "MODEL.RANKSEG.TRAIN_SELECTION", selection)
     run(scenes, tmp_path / "two", *flags, *steps, launcher=launcher, config=config)
-    weights = str(tmp_path / "two" / "model_final.pth")
-    run(scenes, tmp_path / "one", "--eval-only", "MODEL.WEIGHTS", weights, config=config)
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "two" / "model_final.pth"))
+    run(scenes, tmp_path / "one", "--eval-only", *weights, *steps, config=config)
     results = [
         json.loads(next((tmp_path / n / "inference").glob("*/results.json")).read_text())
         for n in ("one", "two")

@@ -410,6 +410,9 @@ def test_recall_and_coverage_by_hand():
     ranking = torch.tensor([[0, 1], [1, 2], [0, 1]])
     assert metrics.recall_at(ranking, areas > 0).item() == pytest.approx((1 / 2 + 1) / 2)
     assert metrics.coverage(ranking, areas).item() == pytest.approx(7 / 8)
+    fewer = torch.tensor([[0, -1], [1, 2], [-1, -1]])
+    assert metrics.recall_at(fewer, areas > 0).item() == pytest.approx((1 / 2 + 1) / 2)
+    assert metrics.coverage(fewer, areas).item() == pytest.approx(7 / 8)
     everything = torch.arange(3).expand(3, 3)
     assert metrics.recall_at(everything, areas > 0) == metrics.coverage(everything, areas) == 1
 
@@ -436,6 +439,12 @@ def test_multi_label_evaluator_by_hand(register, tmp_path):
             "kappa": 2,
         }
     )
+    # Dynamic κ: one label for the first picture, three for the second.
+    evaluator.reset()
+    outputs = [label_output([0.9, 0.8, 0.1], 1), label_output([0.2, 0.7, 0.6], 3)]
+    evaluator.process(DatasetCatalog.get(name), outputs)
+    dynamic = evaluator.evaluate()["labels"]
+    assert dynamic == pytest.approx({**results, "kappa": 2, "recall": 75, "coverage": 87.5})
     evaluator.reset()
     evaluator.process(DatasetCatalog.get(name), [{"sem_seg": torch.zeros(3, 2, 3)}] * 2)
     assert evaluator.evaluate() == {}

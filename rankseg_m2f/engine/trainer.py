@@ -105,6 +105,8 @@ class Trainer(TrainerBase):
     def run_step(self) -> None:
         """One optimizer step over ACCUMULATION_STEPS batches."""
         seed_step(self.seed, self.iter, comm.get_rank())
+        # The model itself, under a DDP wrapper too.
+        self.checkpointer.model.progress = self.iter / self.cfg.SOLVER.MAX_ITER
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, torch.Tensor] = {}
         data_time = 0.0
