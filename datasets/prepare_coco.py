@@ -100,12 +100,11 @@ def labels_of(
         if segment["category_id"] not in labels:
             raise ValueError(f"{path}: category {segment['category_id']} is none of COCO panoptic")
         values[segment["id"]] = labels[segment["category_id"]]
-    # Ids are colours of 24 bits: number them first, or the table would have 16 million entries.
-    found, number = np.unique(ids, return_inverse=True)
-    for i in found:
-        if int(i) not in values:
-            raise ValueError(f"{path}: segment {i} is drawn but not in the json")
-    return np.array([values[int(i)] for i in found])[number].reshape(ids.shape)
+    known = np.array(sorted(values))
+    place = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    if (wrong := known[place] != ids).any():
+        raise ValueError(f"{path}: segment {ids[wrong][0]} is drawn but not in the json")
+    return np.array([values[i] for i in known.tolist()])[place]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,12 @@ from rankseg_m2f.images import ImageReadError, read_image, read_label_map
 
 # In a lookup table: an id that the release does not have.
 UNKNOWN = -1
-# Pillow's name of a format, by ending.
-_FORMATS = {".png": "PNG", ".tif": "TIFF", ".jpg": "JPEG"}
+# Pillow's options by ending; uncompressed, the label maps of ADE20K-Full would take 20 GB.
+_FORMATS = {
+    ".png": {"format": "PNG"},
+    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    ".jpg": {"format": "JPEG"},
+}
 
 
 def lookup(labels: Mapping[int, int], default: int = UNKNOWN, size: int = 0) -> np.ndarray:
@@ -113,7 +117,7 @@ def write_label_map(path: Path, labels: np.ndarray, ignore: int) -> None:
 def save_picture(path: Path, image: Image.Image) -> None:
     """Write a picture whole or not at all; the ending says the format."""
     with replacing(path) as unfinished:
-        image.save(unfinished, format=_FORMATS[path.suffix])
+        image.save(unfinished, **_FORMATS[path.suffix])
 
 
 def read_mat(path: Path, key: str) -> np.ndarray:
