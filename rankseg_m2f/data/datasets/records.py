@@ -8,6 +8,7 @@ from detectron2.data.datasets import load_coco_json
 from rankseg_m2f.data.datasets.checks import (
     check_agreement,
     entry_of,
+    existing_file,
     raise_incomplete,
     read_coco,
     read_lines,
@@ -111,21 +112,25 @@ def load_instances(name: str, path: Path, images: Path, names: dict[int, str]) -
 
 def load_semantic(
     name: str,
-    images: Sequence[Path],
-    labels: Path,
+    image_root: str | Sequence[str],
+    label_root: str,
     *,
-    image_ending: str | None = None,
-    label_ending: str | None = None,
-    split_file: Path | None = None,
-    labelled_only: bool = False,
-    label_offset: int = 0,
+    image_ending: str | None,
+    label_ending: str | None,
+    split_file: str | None,
+    labelled_only: bool,
+    label_offset: int,
 ) -> list[dict]:
     """Records of pictures and label maps of the same relative names.
 
+    Args: see `register_semantic_folder`.
+
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError: no such folder or list.
         ValueError: a picture has no label map, or what is listed has no picture.
     """
+    several = isinstance(image_root, (list, tuple))
+    images, labels = [*map(Path, image_root if several else [image_root])], Path(label_root)
     for folder in (*images, labels):
         if not folder.is_dir():
             raise FileNotFoundError(f"dataset {name!r}: folder {folder} does not exist")
@@ -133,7 +138,7 @@ def load_semantic(
     maps = _by_stem([labels], LABEL_SUFFIXES if label_ending is None else (label_ending,))
     stems = sorted(maps if labelled_only else pictures)
     if split_file is not None:
-        stems = [Path(line) for line in read_lines(split_file)]
+        stems = [Path(line) for line in read_lines(existing_file(split_file, name))]
     raise_incomplete(
         name,
         [

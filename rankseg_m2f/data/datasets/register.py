@@ -122,30 +122,18 @@ def register_semantic_folder(
     if colours is not None:
         check_colours(colours, len(categories), name)
         categories = [dict(c, color=rgb) for c, rgb in zip(categories, colours, strict=True)]
-    images = [image_root] if isinstance(image_root, str) else image_root
-
-    def load() -> list[dict]:
-        return load_semantic(
-            name,
-            [Path(folder) for folder in images],
-            Path(label_root),
-            image_ending=image_ending,
-            label_ending=label_ending,
-            split_file=None if split_file is None else existing_file(split_file, name),
-            labelled_only=labelled_only,
-            label_offset=label_offset,
-        )
-
+    options = {"image_ending": image_ending, "label_ending": label_ending}
+    options |= {"split_file": split_file, "labelled_only": labelled_only}
     add_dataset(
         name,
-        load,
+        partial(load_semantic, name, image_root, label_root, label_offset=label_offset, **options),
         evaluator_type=evaluator_type,
         **stuff_metadata(categories),
         ignore_label=ignore_label,
         label_offset=label_offset,
         image_root=image_root,
         sem_seg_root=str(label_root),
-        split_file=split_file,
+        **options,
     )
 
 
