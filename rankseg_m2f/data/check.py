@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from rankseg_m2f.data.datasets.register import read_coco
+from rankseg_m2f.data.datasets.checks import read_coco
 from rankseg_m2f.data.ground_truth import panoptic_truth
 from rankseg_m2f.data.loader import load_records
 from rankseg_m2f.images import ImageReadError, read_image, read_label_map, read_panoptic_map
