@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from preparing.coco import read_json
 from preparing.maps import (
     is_label_map,
     picture_size,
@@ -26,6 +25,7 @@ from preparing.processes import in_processes
 from preparing.script import check_count, inside, need, run_script
 
 from rankseg_m2f.data.categories import read_categories
+from rankseg_m2f.data.datasets.checks import read_coco
 from rankseg_m2f.images import read_panoptic_map
 
 SOURCE = (
@@ -49,7 +49,7 @@ def prepare_coco(root: Path, *, jobs: int | None = None, any_size: bool = False)
     labels = {c["id"]: i for i, c in enumerate(read_categories("coco_panoptic_133"))}
     for split, (folder, official) in SPLITS.items():
         path = base / "annotations" / f"panoptic_{folder}.json"
-        content = read_json(path)
+        content = read_coco(path, "images", "annotations")
         names = {image["id"]: image["file_name"] for image in content["images"]}
         check_count(len(names), official, f"pictures in {path}", any_size)
         _check_instances(base, folder, names)
@@ -69,7 +69,7 @@ def prepare_coco(root: Path, *, jobs: int | None = None, any_size: bool = False)
 def _check_instances(base: Path, folder: str, names: dict[int, str]) -> None:
     """The instances are of the same pictures."""
     path = base / "annotations" / f"instances_{folder}.json"
-    others = {image["id"]: image["file_name"] for image in read_json(path)["images"]}
+    others = {image["id"]: image["file_name"] for image in read_coco(path, "images")["images"]}
     if different := sorted(others.items() ^ names.items()):
         raise ValueError(
             f"{path} and panoptic_{folder}.json are not of the same pictures: first {different[0]}"

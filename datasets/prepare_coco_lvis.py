@@ -23,12 +23,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from preparing.coco import read_json
 from preparing.maps import is_label_map, lookup, picture_size, translate, write_label_map
 from preparing.processes import in_processes
 from preparing.script import check_count, inside, need, run_script
 
 from rankseg_m2f.data.categories import read_categories
+from rankseg_m2f.data.datasets.checks import read_coco
 
 SOURCE = (
     "2017 images and stuff_annotations_trainval2017.zip of cocodataset.org below coco/, "
@@ -51,10 +51,10 @@ def prepare_coco_lvis(root: Path, *, jobs: int | None = None, any_size: bool = F
     # The validation pictures of LVIS are of both folders of COCO.
     stuff = {}
     for path in stuff_paths:
-        stuff |= _by_picture(read_json(path))
+        stuff |= _by_picture(read_coco(path, "annotations"))
     for split, official in SPLITS.items():
         path = lvis_paths[split]
-        content = read_json(path)
+        content = read_coco(path, "images", "annotations")
         check_count(len(content["images"]), official, f"pictures in {path}", any_size)
         objects = _by_picture(content)
         pictures = {image["id"]: _picture(image, path) for image in content["images"]}

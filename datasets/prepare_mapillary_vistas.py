@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from preparing.coco import picture_records, read_json, segments, write_annotations
+from preparing.coco import picture_records, segments, write_annotations
 from preparing.maps import is_label_map, picture_size, same_size
 from preparing.processes import in_processes
 from preparing.script import check_count, files, inside, link, need, paired, run_script
 
 from rankseg_m2f.data.categories import read_categories
+from rankseg_m2f.data.datasets.checks import read_coco
 from rankseg_m2f.images import read_label_map
 
 SOURCE = "Mapillary Vistas 1.2, or 2.0 with its folders v1.2, of mapillary.com/dataset/vistas"
@@ -76,7 +77,9 @@ def _check(paths: tuple[Path, Path]) -> None:
 def _check_panoptic(folder: Path, pictures: dict[str, Path]) -> None:
     """All pictures are in the json, and all of its PNGs are there."""
     path = folder / "panoptic_2018.json"
-    annotations = {a["image_id"]: a["file_name"] for a in read_json(path)["annotations"]}
+    annotations = {
+        a["image_id"]: a["file_name"] for a in read_coco(path, "annotations")["annotations"]
+    }
     need(folder, [inside(name, path) for name in annotations.values()], SOURCE)
     paired(pictures, {i: folder / name for i, name in annotations.items()}, path)
 

@@ -21,7 +21,8 @@ SPLITS = {"train": 607, "valid": 140, "test": 154}
 
 def prepare_ovis(root: Path, *, jobs: int | None = None, any_size: bool = False) -> list[str]:
     """See preparing.script.Prepare."""
-    ready = prepare_tracks(Path(root) / "ovis", SPLITS, SOURCE, jobs, any_size)
+    base, frames = Path(root) / "ovis", ("JPEGImages", ".")
+    ready = prepare_tracks(base, SPLITS, SOURCE, jobs, any_size, table="ovis_25", frames=frames)
     return [f"ovis_{split.replace('valid', 'val')}" for split in ready]
 
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from preparing.script import need, run_script
 from preparing.tracks import prepare_tracks
 
-from rankseg_m2f.data.categories import read_categories
-
 SOURCE = (
     "YouTube-VIS 2019 below ytvis_2019/ or YouTube-VIS 2021 below ytvis_2021/, of "
     "youtube-vos.org/dataset/vis: the archive and the json of each split"
@@ -37,9 +35,8 @@ def prepare_youtube_vis(
         need(Path(root), RELEASES, SOURCE)
     names = []
     for name in there:
-        ready = prepare_tracks(
-            Path(root) / name, RELEASES[name], SOURCE, jobs, any_size, read_categories(name)
-        )
+        base = Path(root) / name
+        ready = prepare_tracks(base, RELEASES[name], SOURCE, jobs, any_size, table=name)
         names += [f"{name}_{split.replace('valid', 'val')}" for split in ready]
     return names
 

@@ -436,7 +436,9 @@ def test_what_is_missing_is_named(tmp_path, name, gone, missing):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_nothing_downloaded_says_where_to_get_it(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r"not found: .* Needed: .*\.(com|org|edu|site|uk)"):
+    with pytest.raises(
+        FileNotFoundError, match=r" does not exist.* Needed: .*\.(com|org|edu|site|uk)"
+    ):
         prepare(name, tmp_path)
 
 
@@ -454,7 +456,9 @@ def test_another_number_of_pictures_needs_the_flag(tmp_path, capsys):
 def test_videos_of_another_year_or_size_are_named(tmp_path):
     base = raw_trees.youtube_vis(tmp_path)
     shutil.copy(tmp_path / "ytvis_2021/train/instances.json", base / "train.json")
-    with pytest.raises(ValueError, match=r"train.json: category 1 is 'airplane' and not 'person'"):
+    with pytest.raises(
+        ValueError, match=r"train.json: category 1 is 'airplane', but in this dataset 'person'"
+    ):
         prepare("youtube_vis", tmp_path)
     raw_trees.youtube_vis(tmp_path)
     raw_trees.picture(base / "valid/JPEGImages/v3/00000.jpg", H, W + 2)
@@ -473,7 +477,7 @@ def test_broken_json_is_named(tmp_path):
     base = raw_trees.ovis(tmp_path)
     path = base / "annotations_train.json"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"annotations_train.json is broken or no json"):
+    with pytest.raises(ValueError, match=r"annotations_train.json is no json"):
         prepare("ovis", tmp_path)
 
 
@@ -485,7 +489,9 @@ def run(name, *options):
 def test_the_command_line(tmp_path):
     failed = run("cityscapes", "--root", tmp_path)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("prepare_cityscapes: not found: ")
+    assert failed.stderr.startswith(
+        f"prepare_cityscapes: {tmp_path}/cityscapes/leftImg8bit/train does not exist"
+    )
     assert failed.stderr.count("\n") == 1
     raw_trees.cityscapes(tmp_path)
     done = run("cityscapes", "--root", tmp_path, "--any-size")

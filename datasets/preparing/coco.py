@@ -117,11 +117,3 @@ def write_json(path: Path, content: dict) -> None:
         return
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path) -> dict:
-    """Raises ValueError, naming the file, if it is no json."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is broken or no json ({error}); unpack it again") from error

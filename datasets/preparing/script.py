@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from rankseg_m2f.data.datasets.checks import missing_files, read_lines
 from rankseg_m2f.files import replacing
 
 # Names in a message about many files.
@@ -54,7 +55,9 @@ def run_script(prepare: Prepare, doc: str, config: str, train: str = "train_net.
         sys.exit(f"{program}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{program}: stopped; the same command goes on from here")
-    prefix = "" if options.root == default else f"DETECTRON2_DATASETS={shlex.quote(str(options.root))} "
+    prefix = (
+        "" if options.root == default else f"DETECTRON2_DATASETS={shlex.quote(str(options.root))} "
+    )
     print(f"Ready: {', '.join(names)}")
     print(f"Check: {prefix}python tools/check_dataset.py {' '.join(names)}")
     print(f"Train: {prefix}python {train} --config-file configs/{config}.yaml")
@@ -86,9 +89,8 @@ def need(base: Path, names: Iterable[str], source: str) -> None:
     Args:
         source: what to get, and where.
     """
-    missing = [str(base / name) for name in names if not (base / name).exists()]
-    if missing:
-        raise FileNotFoundError(f"not found: {some(missing)}. Needed: {source}")
+    if missing := missing_files(str(base / name) for name in names):
+        raise FileNotFoundError(f"{some(missing)}. Needed: {source}")
 
 
 def check_count(found: int, official: int, what: str, any_size: bool) -> None:
@@ -118,7 +120,7 @@ def files(folder: Path, ending: str) -> dict[str, Path]:
         if not path.name.startswith(".")
     }
     if not found:
-        raise FileNotFoundError(f"not found: {folder}/**/*{ending}. Unpack the download there")
+        raise FileNotFoundError(f"{folder} has no files *{ending}; unpack the download there")
     return found
 
 
@@ -134,9 +136,9 @@ def paired(
         FileNotFoundError: a picture without annotation, or the other way round.
     """
     if alone := [str(pictures[name]) for name in pictures if name not in labels]:
-        raise FileNotFoundError(f"not in {folder}: annotations of {some(alone)}")
+        raise FileNotFoundError(f"{folder} has no annotations of {some(alone)}")
     if alone := [str(labels[name]) for name in labels if name not in pictures]:
-        raise FileNotFoundError(f"not found: the pictures of {some(alone)}")
+        raise FileNotFoundError(f"there are no pictures of {some(alone)}")
     return [(pictures[name], labels[name]) for name in pictures]
 
 
@@ -146,8 +148,7 @@ def read_names(path: Path) -> list[str]:
     Raises:
         ValueError: a name that leads out of its folder, naming the list.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [inside(name, path) for line in lines if (name := line.strip())]
+    return [inside(name, path) for name in read_lines(path)]
 
 
 def inside(name: str, path: Path) -> str:

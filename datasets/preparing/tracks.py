@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from preparing.coco import read_json
 from preparing.maps import picture_size
 from preparing.processes import in_processes
-from preparing.script import check_count, inside, link, need, some
+from preparing.script import check_count, inside, link, need
+from rankseg_m2f.data.categories import read_categories
+from rankseg_m2f.data.datasets.checks import check_agreement, read_coco
 
 # Where downloads have the json of a split.
 _JSONS = (
@@ -20,8 +21,6 @@ _JSONS = (
     "instances_{0}.json",
     "{0}/{0}.json",
 )
-# Below a split's folder, where its folders of videos may be.
-_FRAMES = ("JPEGImages", ".")
 
 
 def prepare_tracks(
@@ -30,7 +29,9 @@ def prepare_tracks(
     source: str,
     jobs: int | None,
     any_size: bool,
-    categories: Sequence[dict] | None = None,
+    *,
+    table: str,
+    frames: Sequence[str] = ("JPEGImages",),
 ) -> list[str]:
     """Put {train,valid,test}.json of a download into `base`, beside the folders of frames.
 
@@ -40,7 +41,8 @@ def prepare_tracks(
         base: folder of the dataset.
         splits: numbers of videos.
         source: what to get, and where.
-        categories: what the json must list (`id`, `name`); None: it may list any.
+        table: of the package's `data/categories`, which the json must agree with.
+        frames: below a split's folder, where its folders of videos are; the first that exists.
 
     Returns:
         The splits that are there.
@@ -50,6 +52,7 @@ def prepare_tracks(
         ValueError: a broken json, other categories, or a frame of another size than it says.
     """
     need(base, ["train"], source)
+    names = {c["id"]: c["name"] for c in read_categories(table)}
     ready = []
     for split, official in splits.items():
         path = next((p for form in _JSONS if (p := base / form.format(split)).is_file()), None)
@@ -58,36 +61,22 @@ def prepare_tracks(
                 need(base, [f"{split}.json"], source)
             print(f"Note: {base / f'{split}.json'} is not there; {base.name} goes without {split}")
             continue
-        content = read_json(path)
+        content = read_coco(path, "videos", "categories")
         check_count(len(content["videos"]), official, f"videos in {path}", any_size)
-        if categories is not None:
-            _check_categories(path, content["categories"], categories)
-        check = partial(_check_video, roots=[base / split / below for below in _FRAMES], path=path)
-        videos = content["videos"]
-        for _ in in_processes(check, videos, jobs, f"{base.name}, {split}", "video"):
+        check_agreement(path, content["categories"], names)
+        places = [base / split / below for below in frames]
+        root = next((place for place in places if place.is_dir()), places[0])
+        check = partial(_check_video, root=root, path=path)
+        for _ in in_processes(check, content["videos"], jobs, f"{base.name}, {split}", "video"):
             pass
         link(path, base / f"{split}.json")
         ready.append(split)
     return ready
 
 
-def _check_categories(path: Path, found: Sequence[dict], wanted: Sequence[dict]) -> None:
-    names = {c["id"]: c["name"] for c in found}
-    if different := [c for c in wanted if names.get(c["id"]) != c["name"]]:
-        c = different[0]
-        raise ValueError(
-            f"{path}: category {c['id']} is {names.get(c['id'])!r} and not {c['name']!r}; "
-            "it is the json of another year"
-        )
-    if len(names) != len(wanted):
-        raise ValueError(f"{path}: {len(names)} categories instead of {len(wanted)}")
-
-
-def _check_video(video: dict, *, roots: list[Path], path: Path) -> None:
+def _check_video(video: dict, *, root: Path, path: Path) -> None:
     names = [inside(name, path) for name in video["file_names"]]
-    root = next((r for r in roots if names and (r / names[0]).parent.is_dir()), roots[0])
-    if missing := [str(root / name) for name in names if not (root / name).is_file()]:
-        raise FileNotFoundError(f"not found, but in {path}: {some(missing)}. Unpack again")
+    need(root, names, f"the frames that {path} lists; unpack again")
     said = video["height"], video["width"]
     for name in names:
         size = picture_size(root / name)
