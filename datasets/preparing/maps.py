@@ -3,6 +3,7 @@
 Shapes: H, W pixels of a picture.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -98,15 +99,10 @@ def same_size(ids: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
 
 def is_label_map(path: Path, size: tuple[int, int], table: np.ndarray) -> bool:
     """Whether a file is a whole label map of `size` (H, W) with labels of `table` only."""
-    if not path.is_file():
+    labels = _read(read_label_map, path)
+    if labels is None or labels.shape != size:
         return False
-    try:
-        labels = read_label_map(path)
-    except ImageReadError:
-        return False
-    possible = np.zeros(65536, dtype=bool)
-    possible[table[table != UNKNOWN]] = True
-    return labels.shape == size and bool(possible[labels].all())
+    return bool(np.isin(labels, table[table != UNKNOWN]).all())
 
 
 def write_label_map(path: Path, labels: np.ndarray, ignore: int) -> None:
@@ -155,9 +151,18 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 def is_picture(path: Path, size: tuple[int, int]) -> bool:
     """Whether a file is a whole picture of `size` (H, W)."""
+    pixels = _read(read_image, path)
+    return pixels is not None and pixels.shape[:2] == size
+
+
+def _read(read: Callable[[Path], np.ndarray], path: Path) -> np.ndarray | None:
+    """What a file holds; None if it is not there or broken."""
     if not path.is_file():
-        return False
+        return None
     try:
-        return read_image(path).shape[:2] == size
+        with warnings.catch_warnings():
+            # Pillow warns of what is cut off, and nobody reads on: it is made again.
+            warnings.simplefilter("ignore")
+            return read(path)
     except ImageReadError:
-        return False
+        return None

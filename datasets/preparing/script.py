@@ -55,9 +55,8 @@ def run_script(prepare: Prepare, doc: str, config: str, train: str = "train_net.
         sys.exit(f"{program}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{program}: stopped; the same command goes on from here")
-    prefix = (
-        "" if options.root == default else f"DETECTRON2_DATASETS={shlex.quote(str(options.root))} "
-    )
+    root = shlex.quote(str(options.root))
+    prefix = "" if options.root == default else f"DETECTRON2_DATASETS={root} "
     print(f"Ready: {', '.join(names)}")
     print(f"Check: {prefix}python tools/check_dataset.py {' '.join(names)}")
     print(f"Train: {prefix}python {train} --config-file configs/{config}.yaml")
