@@ -14,6 +14,7 @@ from pycocotools import mask as mask_util
 from rankseg_m2f.data.categories import read_categories
 
 H, W = 8, 12
+COCO_PICTURES = {"train2017": (9, 25, 30), "val2017": (139,)}
 # Numbers of the 59 labels among the 459 of PASCAL-Context, in the order of our table.
 CONTEXT = (
     *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105),
@@ -68,7 +69,7 @@ def box(left: float, right: float) -> list[list[float]]:
 
 
 def ade20k(root: Path) -> Path:
-    """A bed and a second one over the wall; a person that is no object."""
+    """A bed and a second one where the label map has nothing; a person that is no object."""
     base = root / "ADEChallengeData2016"
     for folder, names in (
         ("training", ["ADE_train_00000001", "ADE_train_00000002"]),
@@ -77,8 +78,8 @@ def ade20k(root: Path) -> Path:
         for name in names:
             picture(base / "images" / folder / f"{name}.jpg")
             save(base / "annotations" / folder / f"{name}.png", stripes(0, 1, 8, 13))
-            kind = stripes(0, 0, 0, 1, 0, 0, 1, 1, 1, 0, 0, 0)
-            number = stripes(0, 0, 0, 2, 0, 0, 1, 1, 1, 0, 0, 0)
+            kind = stripes(0, 0, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0)
+            number = stripes(0, 0, 2, 0, 0, 0, 1, 1, 1, 0, 0, 0)
             objects = np.stack([kind, number, np.zeros_like(kind)], axis=-1)
             save(base / "annotations_instance" / folder / f"{name}.png", objects)
     return base
@@ -111,7 +112,7 @@ def coco(root: Path) -> Path:
         {"id": 16_000_000, "category_id": 200, "iscrowd": 0},
     ]
     categories = list(read_categories("coco_panoptic_133"))
-    for folder, numbers in (("train2017", (9, 25)), ("val2017", (139,))):
+    for folder, numbers in COCO_PICTURES.items():
         images, panoptic, instances = [], [], []
         for number in numbers:
             name = f"{number:012d}"
@@ -171,8 +172,8 @@ def coco_lvis(root: Path) -> Path:
         )
     ]
     lvis = {
-        "train": [("train2017", 1), ("train2017", 2)],
-        "val": [("train2017", 3), ("val2017", 4)],
+        "train": [("train2017", 9), ("train2017", 30)],
+        "val": [("train2017", 25), ("val2017", 139)],
     }
     for split, pictures in lvis.items():
         images = []
@@ -181,10 +182,10 @@ def coco_lvis(root: Path) -> Path:
             address = f"http://images.cocodataset.org/{folder}/{number:012d}.jpg"
             images.append({"id": number, "coco_url": address, "height": H, "width": W})
         # Nobody has labelled the second training picture.
-        labelled = [number for _, number in pictures if number != 2]
+        labelled = [number for _, number in pictures if number != 30]
         annotations = [{**a, "image_id": number} for number in labelled for a in objects]
         write(root / f"lvis/lvis_v1_{split}.json", {"images": images, "annotations": annotations})
-    for split, numbers in (("train", (1, 3)), ("val", (4,))):
+    for split, numbers in (("train", (9, 25)), ("val", (139,))):
         annotations = [{**a, "image_id": number} for number in numbers for a in stuff]
         write(root / f"coco/annotations/stuff_{split}2017.json", {"annotations": annotations})
     return root / "coco_lvis"

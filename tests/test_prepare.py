@@ -13,6 +13,7 @@ import pytest
 import raw_trees
 from conftest import ROOT
 from PIL import Image
+from prepare_ade20k import segment_ids
 from prepare_ade20k_full import read_objects, target_size
 from prepare_coco_lvis import stuff_values
 from prepare_vspw import target_size as vspw_size
@@ -134,14 +135,14 @@ def test_ade20k_segments_are_stuff_with_objects_over_it(prepared):
         "ADE_train_00000002",
     ]
     ids = read_panoptic_map(base / "ade20k_panoptic_train/ADE_train_00000002.png")
-    # A bed of column 3 is over the wall; the person is no object, so no segment.
+    # The person is no object, so no segment.
     wall, first, second = 256 * 1, 256 * 8 + 1, 256 * 8 + 2
-    assert np.array_equal(ids, stripes(0, 0, 0, second, wall, wall, first, first, first, 0, 0, 0))
+    assert np.array_equal(ids, stripes(0, 0, second, *3 * [wall], *3 * [first], 0, 0, 0))
     info = panoptic["annotations"][1]["segments_info"]
     assert [(s["id"], s["category_id"], s["area"], s["bbox"]) for s in info] == [
-        (wall, 0, 2 * H, [4, 0, 2, H]),
+        (wall, 0, 3 * H, [3, 0, 3, H]),
         (first, 7, 3 * H, [6, 0, 3, H]),
-        (second, 7, H, [3, 0, 1, H]),
+        (second, 7, H, [2, 0, 1, H]),
     ]
     objects = load(base / "ade20k_instance_val.json")
     assert [(a["id"], a["image_id"], a["category_id"]) for a in objects["annotations"]] == [
@@ -170,7 +171,7 @@ def test_coco_lvis_puts_the_first_object_in_front_and_stuff_behind(prepared):
     blanket, wood = names["blanket"], names["wood"]
     expected = stripes(blanket, blanket, 1203, 1203, 1203, 1203, 7, 7, wood, wood, 0, 0)
     # As LVIS has it, a validation picture may be of COCO's training folder.
-    for path in ("train/000000000001.png", "val/000000000003.png", "val/000000000004.png"):
+    for path in ("train/000000000009.png", "val/000000000025.png", "val/000000000139.png"):
         assert np.array_equal(read_label_map(base / path), expected)
     # A picture that nobody labelled is not of the dataset.
     assert len(list(base.rglob("*.png"))) == 3
@@ -289,7 +290,7 @@ def test_a_second_run_does_nothing(prepared, name, capsys):
         ("ade20k_full", "ADE20K_2021_17_01/annotations_detectron2/validation/ADE_val_00000001.tif"),
         ("ade20k_full", "ADE20K_2021_17_01/images_detectron2/validation/ADE_val_00000001.jpg"),
         ("coco", "coco/panoptic_semseg_val2017/000000000139.png"),
-        ("coco_lvis", "coco_lvis/annotations/val/000000000003.png"),
+        ("coco_lvis", "coco_lvis/annotations/val/000000000025.png"),
         ("vspw", "VSPW_480p/data/1_a/mask/00000001.png"),
     ],
 )
@@ -348,6 +349,12 @@ def test_ids_out_of_range_and_wrong_sizes_name_the_file(tmp_path, name, path, va
     with pytest.raises(ValueError, match=message) as error:
         prepare(name, tmp_path)
     assert path.name in str(error.value)
+
+
+def test_objects_of_ade20k_are_over_its_stuff():
+    objects = np.stack([stripes(1, 0, 0), stripes(4, 0, 0), stripes(0, 0, 0)], axis=-1)
+    ids = segment_ids(stripes(1, 1, 8), objects, Path("x.png"))
+    assert np.array_equal(ids, stripes(8 * 256 + 4, 256, 0))
 
 
 def test_an_object_of_two_labels_is_named(tmp_path):
