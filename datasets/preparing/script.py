@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +54,8 @@ def run_script(prepare: Prepare, doc: str, config: str, train: str = "train_net.
         names = prepare(**vars(options))
     except (ValueError, OSError) as error:
         sys.exit(f"{program}: {error}")
+    except BrokenProcessPool:
+        sys.exit(f"{program}: a process was killed, maybe for memory; try fewer with --jobs")
     except KeyboardInterrupt:
         sys.exit(f"{program}: stopped; the same command goes on from here")
     root = shlex.quote(str(options.root))
