@@ -69,7 +69,8 @@ def perfect_image(record: dict, truth: GroundTruth, objects: dict) -> dict:
         segment_map = np.where(np.isin(segment_map, [s["id"] for s in segments]), segment_map, 0)
         result["panoptic_seg"] = torch.from_numpy(segment_map), segments
     if objects:
-        size = record["height"], record["width"]
+        drawn = truth.has_maps
+        size = truth.size(record["file_name"]) if drawn else (record["height"], record["width"])
         result["instances"] = perfect_instances(objects.get(record["image_id"], []), size)
     return result
 

@@ -3,10 +3,13 @@
 import json
 import logging
 import shutil
+import sys
 
 import numpy as np
 import official_made
+import perfect
 import pytest
+from conftest import ROOT
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 from official_made import H
@@ -17,6 +20,7 @@ from rankseg_m2f.data.categories import read_categories
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.official import LAYOUTS, register_official
 from rankseg_m2f.data.loader import build_train_loader, load_records
+from rankseg_m2f.engine import main as engine
 from rankseg_m2f.evaluation.build import EVALUATORS
 
 # Name -> labels, of them countable (None: not said), and a metric of each evaluator.
@@ -137,6 +141,27 @@ def test_every_dataset_is_sound_and_worth_100(registered, name):
     assert {key: flat[key] for key in expected} == pytest.approx(dict.fromkeys(expected, 100))
 
 
+def test_wrong_predictions_are_not_worth_100(registered, monkeypatch):
+    """The test above would see a shifted label, a lost object and a lost label."""
+    right = perfect.selected_scores, perfect.objects_of, perfect.perfect_labels
+    monkeypatch.setattr(perfect, "selected_scores", lambda m: right[0](np.where(m > 0, m - 1, m)))
+    monkeypatch.setattr(
+        perfect, "objects_of", lambda name: {k: v[1:] for k, v in right[1](name).items()}
+    )
+    monkeypatch.setattr(
+        perfect,
+        "perfect_labels",
+        lambda *a: {k: v.roll(1) for k, v in right[2](*a).items()},
+    )
+    for name, tasks in (
+        ("coco_lvis_sem_seg_val", {"sem_seg", "labels"}),
+        ("cityscapes_fine_panoptic_val", {"sem_seg", "segm", "labels"}),
+        ("vspw_val", {"sem_seg", "labels"}),
+        ("ovis_train", {"segm", "labels"}),
+    ):
+        assert {key.split("/")[0] for key in imperfections(evaluate_perfectly(name))} == tasks
+
+
 MAPPERS = {
     "ade20k_sem_seg_train": "mask_former_semantic",
     "ade20k_full_sem_seg_train": "mask_former_semantic",
@@ -179,6 +204,14 @@ def test_every_form_trains_on_the_labels_that_are_drawn(registered, name):
         things = [k for k, c in enumerate(read_categories(table)) if c["isthing"]]
         drawn = {things.index(label) for label in drawn if label in things}
     assert seen == drawn
+
+
+def test_a_run_without_its_dataset_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    config = ROOT / "configs" / "ade20k" / "panoptic" / "mask2former-R50.yaml"
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", str(config)])
+    with pytest.raises(SystemExit, match=r"^train_net\.py: dataset 'ade20k_panoptic_train' lacks"):
+        engine.run()
 
 
 def test_half_a_dataset_names_what_is_missing(everything, tmp_path):
