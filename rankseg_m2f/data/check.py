@@ -85,9 +85,8 @@ def check_dataset(
             report.remarks += remarks
     if not records:
         report.problems.append(f"{name}: no records")
-    elif not any(record.keys() & {*_CHECKS, "sem_seg_file_names"} for record in records):
-        # As challenges hand out what they judge; one line instead of one per record.
-        report.remarks = [f"{name}: has no annotations, so it can be predicted but not judged"]
+    elif not any(_TRUTHS & record.keys() for record in records):
+        report.remarks = [f"{name}: no annotations at all, as a test set has none"]
     elif not report.label_counts.any():
         report.problems.append(f"{name}: no label in any record that can be read")
     return report
@@ -244,6 +243,8 @@ def _check_objects(record: dict, size: tuple, ignore_label: int, found: set) -> 
             found.add(annotation["category_id"])
 
 
+# What a record with ground truth has; "sem_seg_file_names" is of videos.
+_TRUTHS = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name", "annotations"}
 _CHECKS = {
     "sem_seg_file_name": _check_semantic,
     "pan_seg_file_name": _check_panoptic,
