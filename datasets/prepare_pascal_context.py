@@ -22,6 +22,7 @@ from preparing.maps import convert_maps, lookup, read_mat
 from preparing.script import check_count, need, read_names, run_script, some
 
 from rankseg_m2f.data.categories import read_categories
+from rankseg_m2f.data.datasets.checks import read_lines
 from rankseg_m2f.files import replacing
 from rankseg_m2f.images import read_label_map
 
@@ -86,12 +87,11 @@ def context_table(path: Path) -> np.ndarray:
         ValueError: a line of another form, or a label of ours that is not listed.
     """
     numbers = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         number, _, name = line.partition(":")
-        if line.strip() and not number.strip().isdecimal():
+        if not number.isdecimal():
             raise ValueError(f"{path}: {line!r} is no line such as '2: aeroplane'")
-        # The release writes some names with spaces in one of its lists and without in another.
-        numbers[name.replace(" ", "").strip()] = int(number) if line.strip() else 0
+        numbers[name.replace(" ", "")] = int(number)
     names = [c["name"] for c in read_categories("pascal_context_59")]
     if missing := [name for name in names if name not in numbers]:
         raise ValueError(f"{path} does not list {some(missing)}")

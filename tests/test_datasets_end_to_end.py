@@ -9,7 +9,6 @@ from test_prepare import DATASETS, prepare
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.official import LAYOUTS, register_official
-from rankseg_m2f.data.datasets.register import forget
 from rankseg_m2f.data.mappers import build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
 
@@ -51,16 +50,14 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory):
+def registered(own_catalogs, tmp_path_factory):
     """Names that the scripts call ready, registered below one root."""
     root = tmp_path_factory.mktemp("datasets")
     for dataset in DATASETS:
         getattr(raw_trees, dataset)(root)
     ready = [name for dataset in DATASETS for name in prepare(dataset, root)]
-    names = register_official(root)
-    yield ready
-    for name in names:
-        forget(name)
+    register_official(root)
+    return ready
 
 
 def test_scripts_make_all_that_is_registered(registered):

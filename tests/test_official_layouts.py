@@ -79,14 +79,7 @@ DATASETS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _remembered():
-    """Puts the catalogs back as they were before this file."""
-    before = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    yield
-    for catalog, content in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        catalog.data.clear()
-        catalog.data.update(content)
+pytestmark = pytest.mark.usefixtures("own_catalogs")
 
 
 @pytest.fixture(scope="module")
