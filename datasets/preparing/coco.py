@@ -41,7 +41,7 @@ def segments(ids: np.ndarray) -> list[dict]:
 
 
 def instances(ids: np.ndarray, records: Iterable[dict], image_id: int | str) -> list[dict]:
-    """COCO annotations (without `id`) of the segments `records`, with masks as run lengths."""
+    """COCO annotations of the segments `records`, masks as run lengths; `id` is the segment's."""
     return [
         {**record, "image_id": image_id, "segmentation": encode(ids == record["id"])}
         for record in records
