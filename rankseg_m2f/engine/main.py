@@ -23,9 +23,8 @@ from detectron2.utils.logger import setup_logger
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config, get_cfg
 from rankseg_m2f.data.check import label_difference
-from rankseg_m2f.data.datasets.ade20k import register_ade20k
 from rankseg_m2f.data.datasets.definitions import register_definitions
-from rankseg_m2f.data.datasets.official_video import register_official_videos
+from rankseg_m2f.data.datasets.official import check_prepared, register_official
 from rankseg_m2f.data.datasets.scenes import register_scenes
 from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer
@@ -56,12 +55,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Register what lies under $DETECTRON2_DATASETS and the datasets of DATASETS.DEFINITIONS."""
+    """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     register_scenes(root / "scenes")
     register_video_scenes(root / "video_scenes")
-    register_ade20k(root / "ADEChallengeData2016")
-    register_official_videos(root)
+    register_official(root)
     register_definitions(cfg.DATASETS.DEFINITIONS)
 
 
@@ -164,10 +162,12 @@ def run() -> None:
     args = argument_parser().parse_args()
     try:
         # Before any process is started, so that a mistake is one line and not many tracebacks.
-        device = load_config(args.config_file, args.opts).MODEL.DEVICE
+        cfg = load_config(args.config_file, args.opts)
+        for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+            check_prepared(name)
     except (ValueError, KeyError, AssertionError, OSError) as error:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {sentence(error)}") from error
-    if device == "cpu":
+    if cfg.MODEL.DEVICE == "cpu":
         # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "TORCHELASTIC_RUN_ID" in os.environ:
