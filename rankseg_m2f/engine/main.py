@@ -57,8 +57,13 @@ def argument_parser() -> argparse.ArgumentParser:
 def register_datasets(cfg: CfgNode) -> None:
     """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    register_scenes(root / "scenes")
-    register_video_scenes(root / "video_scenes")
+    # Scenes of other settings lie beside the standard ones, as scenes_150.
+    for register, folders in (
+        (register_scenes, "scenes*"),
+        (register_video_scenes, "video_scenes*"),
+    ):
+        for folder in sorted(root.glob(folders)):
+            register(folder)
     register_official(root)
     register_definitions(cfg.DATASETS.DEFINITIONS)
 
