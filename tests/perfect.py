@@ -100,7 +100,7 @@ def perfect_labels(truth: GroundTruth, key: str) -> dict:
     present, _ = truth.labels(key)
     scores = torch.zeros(truth.num_labels)
     scores[torch.from_numpy(present)] = 1
-    kappa = min(truth.num_labels, 20)
+    kappa = min(truth.num_labels, 50)
     return {"label_scores": scores, "label_ranking": scores.topk(kappa).indices}
 
 

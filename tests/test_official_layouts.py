@@ -9,20 +9,24 @@ import numpy as np
 import official_made
 import perfect
 import pytest
+import yaml
 from conftest import ROOT
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
+from golden import SHARED
 from official_made import H
 from perfect import evaluate_perfectly, imperfections
 
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.categories import read_categories
 from rankseg_m2f.data.check import check_dataset
+from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import LAYOUTS, register_official
 from rankseg_m2f.data.loader import build_train_loader, load_records
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.evaluation.build import EVALUATORS
 
+DATA = SHARED.parent / "data"
 # Name -> labels, of them countable (None: not said), and a metric of each evaluator.
 SEMANTIC, PANOPTIC, OBJECTS, TRACKS = (
     ("sem_seg/mIoU", "labels/coverage"),
@@ -320,3 +324,61 @@ def test_sixteen_bit_label_maps_keep_every_label(registered):
         assert check_dataset(name).label_counts[last] == 2
         assert np.flatnonzero(check_dataset(name).label_counts)[-1] == last
     assert [r["file_name"].split("/")[-2] for r in records] == ["train2017", "val2017"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name, records",
+    [
+        ("coco_2017_val_panoptic_with_sem_seg", 50),
+        ("coco_2017_val", 50),
+        ("ade20k_sem_seg_train", 2),
+        ("ade20k_sem_seg_val", 2),
+    ],
+)
+def test_real_samples_are_sound_under_their_official_names(name, records):
+    register_official(DATA)
+    assert sound(name) == records
+    assert imperfections(evaluate_perfectly(name)) == {}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "definition, records",
+    [
+        (
+            {
+                "kind": "semantic_folder",
+                "image_root": "coco_stuff/images",
+                "label_root": "coco_stuff/annotations_171",
+                "table": "coco_stuff_171",
+            },
+            13,
+        ),
+        ({"kind": "vspw", "root": "camvid_vspw", "split": "val"}, None),
+        (
+            {
+                "kind": "ytvis",
+                "image_root": "ytvis_davis/JPEGImages",
+                "instances_json": "ytvis_davis/instances.json",
+            },
+            5,
+        ),
+    ],
+    ids=["coco_stuff", "camvid", "davis"],
+)
+def test_real_samples_are_sound_by_definition(tmp_path, definition, records):
+    name = f"real_{tmp_path.name}"
+    places = {k: str(DATA / v) for k, v in definition.items() if "root" in k or "json" in k}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({name: {**definition, **places}}))
+    register_definitions([file])
+    assert sound(name) == records or records is None
+    assert imperfections(evaluate_perfectly(name)) == {}
+
+
+def sound(name: str) -> int:
+    """How many records a dataset has, all of them sound."""
+    report = check_dataset(name)
+    assert report.problems == []
+    return report.num_records

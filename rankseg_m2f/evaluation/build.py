@@ -24,8 +24,6 @@ EVALUATORS = {
     "coco_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
     "ade20k_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
     "cityscapes_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
-    # COCO's AP. The benchmark's own averages over other sizes and is the server's and
-    # cityscapesscripts' to compute.
     "cityscapes_instance": (InstanceEvaluator,),
     "mapillary_vistas_panoptic_seg": (PanopticEvaluator, SemanticEvaluator),
     "ytvis": (VideoInstanceEvaluator,),
