@@ -209,7 +209,7 @@ def test_header_and_name(name):
     header = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
     video = cfg.MODEL.META_ARCHITECTURE == "VideoMaskFormer"
     script = "train_net_video.py" if video else "train_net.py"
-    gpus = 1 if "1gpu" in name or "demo" in name else 8
+    gpus = 1 if "1gpu" in name or "scenes" in name else 8
     assert header[0].startswith("# Published: ") and len(header) <= 4
     command = f"#   python {script} --num-gpus {gpus} --config-file configs/{name}"
     assert header[-1] == command
