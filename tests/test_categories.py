@@ -14,6 +14,7 @@ SIZES = {
     "coco_panoptic_133": (133, 80),
     "coco_stuff_171": (171, 80),
     "mapillary_vistas_65": (65, 37),
+    "ovis_25": (25, 25),
     "pascal_context_59": (59, None),
     "pascal_context_60": (60, None),
     "vspw_124": (124, None),

@@ -22,6 +22,8 @@ from rankseg_m2f.data.mappers import build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.optimizer import build_optimizer
+from rankseg_m2f.rankseg.head import DecoderLabelHead
+from rankseg_m2f.rankseg.selection import Selection
 
 LABELS = ROOT / "configs" / "scenes" / "labels"
 K = 40
@@ -142,6 +144,29 @@ def test_shapes_and_gradients_of_pictures_and_clips():
     assert (
         len(build_model(config("MODEL.RANKSEG.TOPK", "0")).eval()(batch)[0]["label_ranking"]) == K
     )
+
+
+def test_a_classifier_selects_as_segmentors_do():
+    model = build_model(config("MODEL.RANKSEG.TOPK_EVAL", "3")).eval()
+    known = [Selection(), Selection(deny=[0, 1], force=[39]), Selection(labels=[7])]
+    sample = picture([1])
+    with torch.no_grad():
+        results = model([sample | {"selection": wishes} for wishes in known])
+        few = build_model(config("MODEL.RANKSEG.EVAL_MIN_SCORE", "1.0")).eval()([sample])
+    plain, wished, told = (x["label_ranking"].tolist() for x in results)
+    assert plain == results[0]["label_scores"].topk(3).indices.tolist()
+    assert len(wished) == 3 and 39 in wished and not {0, 1} & set(wished)
+    assert told == [7] and len(few[0]["label_ranking"]) == 1
+
+
+def test_query2label_has_two_decoder_layers():
+    cfg = get_cfg()
+    cfg.merge_from_file(str(ROOT / "configs/coco_stuff_10k/labels/query2label-R101.yaml"))
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        head = build_model(cfg).ml_head
+    assert isinstance(head, DecoderLabelHead) and len(head.block) == 2
+    assert head.cls_emb.shape == (1, 171, 2048)
 
 
 def test_a_clip_is_seen_as_a_whole():

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 # Imported for its registration under the name configs use.
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
 from rankseg_m2f.modeling.clip_model import ClipModel
-from rankseg_m2f.modeling.options import label_head
-from rankseg_m2f.rankseg.labels import RankedLabels
+from rankseg_m2f.modeling.options import RankOptions, label_head, rank_options
+from rankseg_m2f.modeling.ranking import label_results
+from rankseg_m2f.rankseg.head import tokens_of_map
 from rankseg_m2f.rankseg.loss import asymmetric_loss
 from rankseg_m2f.rankseg.presence import presence_of_labels
+from rankseg_m2f.rankseg.selection import Selection, select
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,32 +34,30 @@ class LabelClassifier(ClipModel):
         feature: str,
         ml_head: nn.Module,
         num_labels: int,
-        kappa: int,
-        loss_weight: float,
+        rank_options: RankOptions,
         **input_settings,
     ):
         """
         Args:
             feature: name of the backbone's feature map.
             ml_head: (B, tokens, C) to (B, K) presence logits.
-            kappa: κ.
-            loss_weight: of "loss_ml".
+            rank_options: of them κ and dynamic κ at evaluation and the weight of "loss_ml" count.
             input_settings: see `ClipModel`.
 
         Raises:
             ValueError: a loss of no weight.
         """
         super().__init__(**input_settings)
-        if loss_weight <= 0:
+        if rank_options.loss_weight <= 0:
             raise ValueError(
-                f"MODEL.RANKSEG.LOSS_WEIGHT={loss_weight}: a LabelClassifier has no other loss"
+                f"MODEL.RANKSEG.LOSS_WEIGHT={rank_options.loss_weight}: a LabelClassifier has no "
+                "other loss"
             )
         self.backbone = backbone
         self.feature = feature
         self.ml_head = ml_head
         self.num_labels = num_labels
-        self.kappa = kappa
-        self.loss_weight = loss_weight
+        self.rank_options = rank_options
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -70,8 +70,7 @@ class LabelClassifier(ClipModel):
             "feature": feature,
             "ml_head": label_head(cfg, shapes[feature].channels),
             "num_labels": num_labels,
-            "kappa": cfg.MODEL.RANKSEG.TOPK or num_labels,
-            "loss_weight": cfg.MODEL.RANKSEG.LOSS_WEIGHT,
+            "rank_options": rank_options(cfg.MODEL.RANKSEG, num_labels),
             **cls.input_settings(cfg, backbone),
         }
 
@@ -80,28 +79,26 @@ class LabelClassifier(ClipModel):
 
         Args:
             batched_inputs: see `ClipBatch.from_inputs`; of `instances` only the labels count.
+                At evaluation `selection`, a `Selection`, may say what is known about the labels.
 
         Returns:
             Training: "loss_ml", weighted. Evaluation: per clip `label_scores` (K,) float presence
-            probabilities, and `label_ranking` (κ,) int64 label ids, most probable first.
+            probabilities, and `label_ranking` int64 ids of the labels selected, κ (K for TOPK 0)
+            or fewer, most probable first.
         """
         clips = self.clips(batched_inputs)
         features = self.backbone(clips.frames)[self.feature]
         presence = self.ml_head(tokens_of_map(features, clips.num_frames)).float()
         if self.training:
             truth = presence_of_labels(clips.labels(), self.num_labels, self.device)
-            return {"loss_ml": asymmetric_loss(presence, truth) * self.loss_weight}
-        return self.infer(presence)
+            return {"loss_ml": asymmetric_loss(presence, truth) * self.rank_options.loss_weight}
+        return self.infer(presence, [x.get("selection", Selection()) for x in batched_inputs])
 
-    def infer(self, presence: Tensor) -> list[dict]:
+    def infer(self, presence: Tensor, selections: list[Selection]) -> list[dict]:
         """Results of each clip from (B, K) presence logits."""
-        ranking = RankedLabels.top(presence, self.kappa).index
+        options = self.rank_options
+        kappa = options.kappa_eval or self.num_labels
         return [
-            {"label_scores": scores, "label_ranking": ranked}
-            for scores, ranked in zip(presence.sigmoid(), ranking, strict=True)
+            label_results(row, select(row[None], kappa, known, options.min_score, options.mass))
+            for row, known in zip(presence, selections, strict=True)
         ]
-
-
-def tokens_of_map(features: Tensor, num_frames: int) -> Tensor:
-    """Feature maps (B * T, C, h, w) as tokens (B, T * h * w, C)."""
-    return features.unflatten(0, (-1, num_frames)).movedim(2, -1).flatten(1, 3)

@@ -58,25 +58,30 @@ def recall_at(ranking: Tensor, presence: Tensor) -> Tensor:
     """Share of an image's labels that are selected, averaged over images.
 
     Args:
-        ranking: (N, κ) int64 selected label ids, none twice.
+        ranking: (N, κ) int64 selected label ids, none twice, -1 where there are fewer.
         presence: (N, K) bool. Images without labels are left out.
 
     Returns:
         () float64; NaN without any label.
     """
     presence = presence.double()
-    return (presence.gather(1, ranking).sum(1) / presence.sum(1)).nanmean()
+    return (_selected(presence, ranking).sum(1) / presence.sum(1)).nanmean()
 
 
 def coverage(ranking: Tensor, areas: Tensor) -> Tensor:
     """Share of all labelled pixels whose label is selected for their image.
 
     Args:
-        ranking: (N, κ) int64 selected label ids, none twice.
+        ranking: (N, κ) int64 selected label ids, none twice, -1 where there are fewer.
         areas: (N, K) pixels of each label.
 
     Returns:
         () float64; NaN without any labelled pixel.
     """
     areas = areas.double()
-    return areas.gather(1, ranking).sum() / areas.sum()
+    return _selected(areas, ranking).sum() / areas.sum()
+
+
+def _selected(values: Tensor, ranking: Tensor) -> Tensor:
+    """(N, κ) values of the selected labels, zero where there are fewer."""
+    return values.gather(1, ranking.clamp(min=0)) * (ranking >= 0)
