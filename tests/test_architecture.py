@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "evaluation": {"rankseg", "structures", "images", "files", "label_scores"},
     "config": {"safe_yaml"},
     "safe_yaml": set(),
-    "doctor": {"ops", "engine", "__version__"},
+    "doctor": {"ops", "data", "engine", "__version__"},
     "engine": {
         "modeling",
         "rankseg",
