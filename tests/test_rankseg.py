@@ -125,9 +125,23 @@ def test_plain_temperatures():
         assert module.weight.grad.abs().sum() > 0
 
 
+def test_fewer_ranks_use_the_first_weights_and_that_of_no_object():
+    plain, official = RankTemperature(4, "rank"), RankTemperature(4)
+    with torch.no_grad():
+        for module in (plain, official):
+            module.weight.copy_(torch.tensor([2.0, 3, 5, 7]))
+        official.bias.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    assert plain(torch.tensor([[1.0, 1, 1]])).tolist() == [[2, 3, 7]]
+    x = torch.randn(2, 3)
+    scaled = F.layer_norm(x, (3,)) * torch.tensor([2.0, 3, 7]) + torch.tensor([0.1, 0.2, 0.4])
+    torch.testing.assert_close(official(x), scaled)
+    assert RankTemperature(4, "shared", 3.0)(torch.ones(1, 9)).tolist() == [[3.0] * 9]
+
+
 def test_temperature_refuses_what_it_does_not_fit():
-    with pytest.raises(ValueError, match="4 ranks met logits with 3"):
-        RankTemperature(4)(torch.randn(2, 3))
+    for form in ("layernorm", "rank"):
+        with pytest.raises(ValueError, match="4 ranks met logits with 5"):
+            RankTemperature(4, form)(torch.randn(2, 5))
     with pytest.raises(ValueError, match="none of layernorm, rank, shared"):
         RankTemperature(4, "hot")
 

@@ -62,7 +62,7 @@ class MaskFormer(nn.Module):
         """
         Args:
             ml_head: multi-label head; None is plain Mask2Former.
-            ml_norm: temperature per rank; None means no sort and no selection.
+            ml_norm: temperature per rank; None for models that do not select.
             size_divisibility: input is padded to a multiple of it.
         """
         super().__init__()
@@ -115,17 +115,30 @@ class MaskFormer(nn.Module):
         """
         clips, layers, presence = self.decode(batched_inputs)
         if not self.training:
-            layers = layers[-1:]
-        targets = clips.targets(self.num_labels) if self.training else None
-        if self.oracle:
+            return self.results(clips, layers[-1], presence, self.rank_options)
+        targets = clips.targets(self.num_labels)
+        if self.rank_options.oracle_train:
             layers = self.mask_absent(layers, clips.labels())
         ranked = self.rank(presence, targets)
         if ranked is not None:
             with_void = ranked.with_void()
             layers = [self.ranked(layer, with_void) for layer in layers]
-        if self.training:
-            return self.losses(layers, targets, presence, ranked)
-        return self.infer(layers[-1], presence, ranked, clips)
+        return self.losses(layers, targets, presence, ranked)
+
+    def results(
+        self,
+        clips: ClipBatch,
+        layer: QueryPrediction,
+        presence: Tensor | None,
+        options: RankOptions,
+    ) -> list[dict]:
+        """What follows `decode` at evaluation; a sweep passes options of its own."""
+        if options.oracle_eval:
+            (layer,) = self.mask_absent([layer], clips.labels())
+        ranked = self.rank(presence, None, options)
+        if ranked is not None:
+            layer = self.ranked(layer, ranked.with_void(), options)
+        return self.infer(layer, presence, ranked, clips)
 
     def decode(
         self, batched_inputs: list[dict]
@@ -142,12 +155,6 @@ class MaskFormer(nn.Module):
         """(3, h, w) of any dtype to float with zero mean and unit deviation."""
         return (frame - self.pixel_mean) / self.pixel_std
 
-    @property
-    def oracle(self) -> bool:
-        """Whether ground truth says which labels may be predicted."""
-        options = self.rank_options
-        return options.oracle_train if self.training else options.oracle_eval
-
     def presence(self, layers: list[QueryPrediction]) -> Tensor | None:
         """(B, K) presence logits; None without a multi-label head."""
         if self.ml_head is None:
@@ -158,20 +165,32 @@ class MaskFormer(nn.Module):
         return self.ml_head(layers[self.rank_options.query_layer].queries, shared)
 
     def rank(
-        self, presence: Tensor | None, targets: list[ClipTargets] | None
+        self,
+        presence: Tensor | None,
+        targets: list[ClipTargets] | None,
+        options: RankOptions | None = None,
     ) -> RankedLabels | None:
-        """The κ selected labels of each clip; None when nothing is selected."""
-        if self.ml_norm is None:
+        """The κ selected labels of each clip; None when nothing is selected.
+
+        Args:
+            options: None: those of the config.
+        """
+        options = options or self.rank_options
+        if not options.selection:
             return None
         keep = None
-        if self.training and self.rank_options.keep_present:
+        if self.training and options.keep_present:
             keep = presence_of_labels([t.labels for t in targets], self.num_labels)
-        return RankedLabels.top(presence, self.rank_options.kappa, keep)
+        return RankedLabels.top(presence, options.kappa, keep)
 
-    def ranked(self, layer: QueryPrediction, with_void: RankedLabels) -> QueryPrediction:
-        """Rank-adaptive selected-label classification (Eqs. 2 and 3)."""
+    def ranked(
+        self, layer: QueryPrediction, with_void: RankedLabels, options: RankOptions | None = None
+    ) -> QueryPrediction:
+        """Rank-adaptive selected-label classification (Eqs. 2 and 3); options as for `rank`."""
         logits = with_void.gather(layer.class_logits, dim=2)
-        return replace(layer, class_logits=self.ml_norm(logits, dim=2))
+        if (options or self.rank_options).temperature:
+            logits = self.ml_norm(logits, dim=2)
+        return replace(layer, class_logits=logits)
 
     def mask_absent(
         self, layers: list[QueryPrediction], labels: list[Tensor]

@@ -16,8 +16,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RankOptions:
-    """How labels are ranked; see the keys of the same names under MODEL.RANKSEG."""
+    """How labels are ranked; see the keys of the same names under MODEL.RANKSEG.
 
+    `temperature`: apply that of each rank to the selected logits; a sweep may leave it out.
+    """
+
+    selection: bool = False
+    temperature: bool = False
     kappa: int = 0
     loss_weight: float = 0.0
     query_layer: int = 3
@@ -107,6 +112,8 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     node = cfg.MODEL.RANKSEG
     num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     options = RankOptions(
+        selection=node.FLAG and node.SELECTION,
+        temperature=node.FLAG and node.SELECTION,
         kappa=min(node.TOPK, num_labels),
         loss_weight=node.LOSS_WEIGHT,
         query_layer=node.QUERY_LAYER,

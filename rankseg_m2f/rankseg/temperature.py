@@ -32,18 +32,29 @@ class RankTemperature(nn.Module):
         self.bias = nn.Parameter(torch.zeros(ranks)) if self.standardise else None
 
     def forward(self, logits: Tensor, dim: int = -1) -> Tensor:
-        """Logits with `ranks` entries along `dim`, adjusted; same shape.
+        """Logits of the first ranks and, last, of no-object along `dim`, adjusted; same shape.
+
+        With fewer ranks than in training their own weights are taken, and the last one for
+        no-object; "layernorm" standardises over the ranks that are there.
 
         Raises:
-            ValueError: another number of ranks along `dim`.
+            ValueError: more ranks along `dim` than there are weights ("shared" has one for all).
         """
-        if logits.shape[dim] != self.ranks:
-            raise ValueError(
-                f"temperature for {self.ranks} ranks met logits with {logits.shape[dim]}"
-            )
+        ranks = logits.shape[dim]
         logits = logits.movedim(dim, -1)
         if self.standardise:
-            logits = F.layer_norm(logits, (self.ranks,), self.weight, self.bias)
-        else:
+            weight, bias = self._of_ranks(self.weight, ranks), self._of_ranks(self.bias, ranks)
+            logits = F.layer_norm(logits, (ranks,), weight, bias)
+        elif self.weight.numel() == 1:
             logits = logits * self.weight
+        else:
+            logits = logits * self._of_ranks(self.weight, ranks)
         return logits.movedim(-1, dim)
+
+    def _of_ranks(self, values: Tensor, ranks: int) -> Tensor:
+        """The first `ranks` - 1 values and the last one."""
+        if ranks == self.ranks:
+            return values
+        if ranks > self.ranks:
+            raise ValueError(f"temperature for {self.ranks} ranks met logits with {ranks}")
+        return torch.cat([values[: ranks - 1], values[-1:]])
