@@ -22,6 +22,7 @@ class GroundTruth:
         label_names: K names.
         thing_ids: contiguous ids of the countable labels.
         has_maps: False when images have neither label map nor panoptic PNG.
+        has_segments: whether images have a panoptic PNG.
     """
 
     unit = "image"
@@ -48,6 +49,7 @@ class GroundTruth:
         self.thing_ids = set((metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
         maps = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name"}
         self.has_maps = bool(maps & set(records[0]))
+        self.has_segments = "pan_seg_file_name" in records[0]
         self._ignore_label = metadata.get("ignore_label", 255)
         self._records = {self.key(record): record for record in records}
         # Several evaluators ask for the same map in turn.
