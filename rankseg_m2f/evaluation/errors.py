@@ -25,6 +25,7 @@ class ErrorEvaluator(StreamingEvaluator):
 
     task = "errors"
     kind = "errors"
+    fields = OUTCOMES
 
     def __init__(
         self,

@@ -68,6 +68,10 @@ class GroundTruth:
         """What tells an image from the others: its file name."""
         return record["file_name"]
 
+    def unit_of(self, key: str) -> str:
+        """What an image or clip is drawn with in a resample of independent ones: itself."""
+        return key
+
     @property
     def num_labels(self) -> int:
         """K."""
@@ -183,6 +187,10 @@ class VideoTruth(GroundTruth):
     def video(self, key: str) -> str:
         """Name of the video a clip is of."""
         return str(self._record(key)["video_id"])
+
+    def unit_of(self, key: str) -> str:
+        """The video: its clips look alike."""
+        return self.video(key)
 
     def frames(self, key: str) -> list[str]:
         """File names of a clip's frames."""

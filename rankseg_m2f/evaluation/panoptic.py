@@ -26,6 +26,7 @@ class PanopticEvaluator(StreamingEvaluator):
     output_key = "panoptic_seg"
     task = "panoptic_seg"
     kind = "panoptic"
+    fields = _FIELDS
 
     def statistics(self, file_name: str, output: dict) -> Statistics:
         """See `match_segments`.
@@ -46,7 +47,7 @@ class PanopticEvaluator(StreamingEvaluator):
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from sums over images."""
         num_labels = self.truth.num_labels
-        quality = panoptic_quality(*(sum_by_label(arrays, f, num_labels) for f in _FIELDS))
+        quality = panoptic_quality(*(sum_by_label(arrays, f, num_labels) for f in self.fields))
         is_thing = np.isin(np.arange(num_labels), sorted(self.truth.thing_ids))
         results = {}
         for suffix, group in (("", slice(None)), ("_th", is_thing), ("_st", ~is_thing)):
