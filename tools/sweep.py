@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from detectron2.modeling import build_model
-from figures import COLOURS, GREY, MARKERS, new_figure, save_figure
+from figures import COLOURS, MARKERS, new_figure, save_figure
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -187,8 +187,10 @@ def draw_errors(axis, rows: list[dict]) -> None:
         heights = [line[f"errors/{outcome}"] for line in bars.values()]
         axis.bar(list(bars), heights, bottom=base, color=OUTCOME_COLOURS[outcome], label=outcome)
         base = [low + height for low, height in zip(base, heights, strict=True)]
-    axis.set(title="wrong pixels, own setting", xlabel="κ, labels selected", ylabel="%")
-    axis.legend(frameon=False, labelcolor=GREY)
+    axis.set(title="wrong pixels, own setting", xlabel="κ, labels selected")
+    # Room for the legend.
+    axis.set(ylabel="% of labelled pixels", ylim=(0, 1.2 * max(*base, 1.0)))
+    axis.legend(frameon=False, ncols=3, loc="upper center", columnspacing=1, handlelength=1)
 
 
 if __name__ == "__main__":
