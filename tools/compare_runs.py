@@ -8,8 +8,7 @@ sweep in a setting's folder), draws images with replacement, the same for all ru
 the metrics anew from each draw by the evaluators' own code. With several runs (seeds) on a side
 the intervals hold for other seeds too; with one, for other images alone.
 
-Mask AP is left out: it comes from the ranking of all predictions of a category over the whole
-dataset, which is no sum over images and is not saved.
+AP of tracks in videos is left out: their matches are not saved.
 """
 
 import argparse
@@ -24,8 +23,6 @@ from figures import COLOURS, GREY, INK, new_figure, save_figure
 
 from rankseg_m2f.evaluation.bootstrap import KINDS, Comparison, SavedStatistics, compare
 from rankseg_m2f.files import replacing
-
-_WITHOUT_AP = "mask AP is not compared: it is no sum over images (see --help)"
 
 
 def main(argv: list[str] | None = None) -> str | None:
@@ -135,7 +132,7 @@ def text(compared: Sequence[Comparison], names: tuple[str, str]) -> str:
         + f"   {c.verdict(names)}"
         for c in compared
     ]
-    return "\n".join([*lines, scope(compared[0]), _WITHOUT_AP])
+    return "\n".join([*lines, scope(compared[0])])
 
 
 def spread(values: Sequence[float]) -> str:

@@ -142,7 +142,7 @@ def draw_labels_per_image(axis, found: LabelStatistics) -> None:
         ylim=(0, 105),
     )
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(frameon=False, loc="center right")
+    axis.legend(frameon=False, loc="upper left")
 
 
 def draw_frequency(axis, found: LabelStatistics, named: int = 5) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.matches import MatchJudge
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.streaming import Statistics, StreamingEvaluator
@@ -19,7 +20,13 @@ from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
 
 KINDS = {
     evaluator.kind: evaluator
-    for evaluator in (PanopticEvaluator, SemanticEvaluator, MultiLabelEvaluator, ErrorEvaluator)
+    for evaluator in (
+        PanopticEvaluator,
+        SemanticEvaluator,
+        MatchJudge,
+        MultiLabelEvaluator,
+        ErrorEvaluator,
+    )
 }
 # Shares of errors: less is better. The others are settings and no metrics.
 _LOWER = {"missed", "misclassified", "mask"}
@@ -54,7 +61,7 @@ class SavedStatistics:
     """
 
     path: Path
-    evaluator: StreamingEvaluator
+    evaluator: StreamingEvaluator | MatchJudge
     arrays: Statistics
 
     @classmethod

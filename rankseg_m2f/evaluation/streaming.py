@@ -84,8 +84,7 @@ class StreamingEvaluator(DatasetEvaluator):
         arrays = self.collect(images)
         if self.output_dir is not None:
             path = self.output_dir / f"per_image_{self.kind}_{self.name}.npz"
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **describe(self.truth, list(images)), **arrays)
+            save_statistics(path, {**describe(self.truth, list(images)), **arrays})
         return OrderedDict({self.task: self.summarise(arrays)})
 
     @abstractmethod
@@ -123,6 +122,12 @@ class StreamingEvaluator(DatasetEvaluator):
             sums[field] = counts @ dense
         for i in range(len(counts)):
             yield {"label": np.arange(shape[1]), **{f: sums[f][i] for f in self.fields}}
+
+
+def save_statistics(path: Path, arrays: Statistics) -> None:
+    """Write an npz, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def describe(truth: GroundTruth, keys: list[str]) -> Statistics:
