@@ -7,8 +7,6 @@ Reads the statistics per image that an evaluation leaves in OUTPUT_DIR/inference
 sweep in a setting's folder), draws images with replacement, the same for all runs, and computes
 the metrics anew from each draw by the evaluators' own code. With several runs (seeds) on a side
 the intervals hold for other seeds too; with one, for other images alone.
-
-AP of tracks in videos is left out: their matches are not saved.
 """
 
 import argparse
