@@ -72,7 +72,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["rankseg_m2f", "rankseg_m2f.*"]),
-    package_data={"rankseg_m2f.ops": ["csrc/*"]},
+    package_data={"rankseg_m2f.ops": ["csrc/*"], "rankseg_m2f.data": ["categories/*.json"]},
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",

@@ -22,7 +22,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from scenegen.job import SHEET, finish, in_processes, prepare, run_script, scene_parser
+from preparing.processes import in_processes
+from scenegen.job import SHEET, finish, prepare, run_script, scene_parser
 from scenegen.sheet import write_contact_sheet
 from scenegen.vocabulary import Vocabulary, make_vocabulary
 from scenegen.writer import (
@@ -116,7 +117,7 @@ def _make_split(
         split=split,
         size=settings["size"],
     )
-    found = in_processes(write, settings[split], jobs, f"scenes, {split}", "image")
+    found = in_processes(write, range(settings[split]), jobs, f"scenes, {split}", "image")
     return write_annotations(root, split, vocabulary, found)
 
 

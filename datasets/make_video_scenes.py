@@ -23,7 +23,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from scenegen.job import SHEET, finish, in_processes, prepare, run_script, scene_parser
+from preparing.processes import in_processes
+from scenegen.job import SHEET, finish, prepare, run_script, scene_parser
 from scenegen.sheet import write_video_sheet
 from scenegen.video_writer import write_label_numbers, write_video, write_video_annotations
 from scenegen.vocabulary import Vocabulary, make_vocabulary
@@ -108,7 +109,7 @@ def _make_split(
         split=split,
         **{key: settings[key] for key in ("seed", "frames", "size")},
     )
-    found = in_processes(write, settings[split], jobs, f"moving scenes, {split}", "video")
+    found = in_processes(write, range(settings[split]), jobs, f"moving scenes, {split}", "video")
     return write_video_annotations(root, split, vocabulary, found)
 
 

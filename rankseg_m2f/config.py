@@ -5,6 +5,7 @@ load unchanged; keys of ours are marked (ours).
 """
 
 import io
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 from rankseg_m2f.safe_yaml import rewrite_eval_tags
+
+logger = logging.getLogger(__name__)
+# Old name of a section -> its name now, in the same parent. RankSeg's release renamed MLSEG in the
+# code and forgot some of its files.
+RENAMED = {"MODEL.MLSEG": "MODEL.RANKSEG"}
 
 
 class Config(CfgNode):
@@ -36,17 +42,20 @@ class Config(CfgNode):
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
         """The file's content over that of its ``_BASE_`` files, read by the safe YAML loader.
 
+        Sections of old names (`RENAMED`) get their new ones.
         ``allow_unsafe`` is accepted for Detectron2's callers and ignored.
 
         Raises:
             ValueError: not YAML, or YAML that wants to build Python objects.
         """
         try:
-            return super().load_yaml_with_base(filename, allow_unsafe=False)
+            loaded = super().load_yaml_with_base(filename, allow_unsafe=False)
         except yaml.YAMLError as error:
             raise ValueError(
                 f"{filename} is not a plain YAML config and was not loaded: {error}"
             ) from error
+        _rename_sections(loaded, filename)
+        return loaded
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """Merge ``cfg_other``, with ints turned into floats where the default is a float."""
@@ -63,8 +72,9 @@ class Config(CfgNode):
             raise ValueError(f"override {cfg_list[-1]!r} has no value; write KEY VALUE pairs")
         merged = list(cfg_list)
         for i in range(0, len(cfg_list), 2):
+            merged[i] = _new_name(cfg_list[i])
             value = self._decode_cfg_value(cfg_list[i + 1])
-            if type(value) is int and isinstance(self._lookup(cfg_list[i]), float):
+            if type(value) is int and isinstance(self._lookup(merged[i]), float):
                 merged[i + 1] = float(value)
         super().merge_from_list(merged)
 
@@ -75,6 +85,27 @@ class Config(CfgNode):
                 raise KeyError(f"unknown config key {full_key!r} (no {part!r} there)")
             node = node[part]
         return node
+
+
+def _new_name(full_key: str) -> str:
+    for old, new in RENAMED.items():
+        if full_key.startswith(f"{old}."):
+            logger.warning("%s is called %s now", old, new)
+            return new + full_key.removeprefix(old)
+    return full_key
+
+
+def _rename_sections(loaded: dict[str, Any], filename: str) -> None:
+    for old, new in RENAMED.items():
+        *parents, old_name = old.split(".")
+        node: Any = loaded
+        for part in parents:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(old_name), dict):
+            logger.warning("%s: %s is called %s now", filename, old, new)
+            new_name = new.rpartition(".")[2]
+            # Bases came with their new names: what this file itself says goes before them.
+            node[new_name] = {**node.get(new_name, {}), **node.pop(old_name)}
 
 
 def _ints_to_floats(node: CfgNode, like: CfgNode) -> CfgNode:
@@ -194,6 +225,9 @@ def _add_mask_former(cfg: Config) -> None:
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
     # Cosine classifier: L2-normalised query times L2-normalised class weight, no bias.
     head.USE_LAYERNORM = False
+    # (ours) First value of a learnable scale on those cosines; 0: none, as the official code. The
+    # control for RankSeg: without it a cosine classifier alone cannot become confident.
+    head.COSINE_SCALE = 0.0
 
 
 def _add_swin(cfg: Config) -> None:
@@ -221,15 +255,25 @@ def _add_rankseg(cfg: Config) -> None:
     node = cfg.MODEL.RANKSEG = Config()
     # Adds the multi-label head; False is plain Mask2Former.
     node.FLAG = False
+    # (ours) Form of ξ (Table 6): "encoder", the official transformer encoder layer; "decoder", two
+    # decoder layers in which label embeddings query the features; "pooled", average and linear.
+    node.HEAD = "encoder"
     # κ of Eq. 2; larger than K means K (a pure sort).
     node.TOPK = 0
+    # (ours) κ at evaluation (Table 4 at a fixed training κ); 0: TOPK.
+    node.TOPK_EVAL = 0
+    # (ours) Dynamic κ at evaluation, at most the above: only labels of at least this presence
+    # probability (0: all), and only the first that hold this share of all probability (1: all).
+    node.EVAL_MIN_SCORE = 0.0
+    node.EVAL_MASS = 1.0
     node.LOSS_WEIGHT = 0.0
     node.HIDDEN_DIM = 512
     # The head's label embeddings are the segmentor's class weights, projected when widths differ.
     node.SHARE_EMBEDDING = False
     # Oracle, training and evaluation: only labels present in the ground truth can be predicted.
     node.USE_GT = False
-    # (ours) The same oracle at evaluation alone: "GT (eval)" of Fig. 3.
+    # (ours) The same at evaluation alone, "GT (eval)" of Fig. 3: as if an input's `selection` were
+    # the labels of its ground truth. Unlike USE_GT it leaves the LayerNorm over ranks as trained.
     node.USE_GT_EVAL = False
     # (ours) The official oracle spares the auxiliary layers; False repeats that.
     node.USE_GT_AUX = True
@@ -240,9 +284,14 @@ def _add_rankseg(cfg: Config) -> None:
     node.TEMPERATURE = "layernorm"
     # (ours) First value of 1/τ for "rank" and "shared"; a cosine classifier needs 10 or more.
     node.TEMPERATURE_INIT = 1.0
-    # (ours) While training, labels present in the image displace the last-ranked ones. Official
-    # runs have κ = K and never meet the question; with κ < K a young head starves the classifier.
-    node.KEEP_PRESENT = False
+    # (ours) With κ < K a young head starves the classifier: present labels outside the top κ have
+    # no loss. Official runs have κ = K and never meet the question. While training, "official": so
+    # be it; "keep_present": present labels displace the last-ranked ones; "schedule": κ shrinks
+    # from K to TOPK; "all": κ is K, and TOPK at evaluation alone. The last two have K + 1
+    # temperatures.
+    node.TRAIN_SELECTION = "official"
+    # (ours) Shares of training between which a scheduled κ shrinks, linearly.
+    node.TRAIN_SCHEDULE = (0.0, 0.5)
     # (ours) Decoder layer whose queries feed the head; 0: the learnable queries.
     node.QUERY_LAYER = 3
     node.DROPOUT = 0.1

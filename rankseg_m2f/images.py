@@ -58,6 +58,17 @@ def read_label_map(path: str | os.PathLike) -> np.ndarray:
     )
 
 
+def label_ids(
+    values: np.ndarray, ignore_label: int, label_offset: int, unlabelled: int
+) -> np.ndarray:
+    """Labels of a map that holds labels plus `label_offset`, as (H, W) int32.
+
+    Pixels of `ignore_label` or of less than the offset become `unlabelled`.
+    """
+    ignored = (values == ignore_label) | (values < label_offset)
+    return np.where(ignored, unlabelled, values.astype(np.int32) - label_offset)
+
+
 def read_panoptic_map(path: str | os.PathLike) -> np.ndarray:
     """A COCO panoptic PNG as segment ids R + 256 G + 65536 B.
 

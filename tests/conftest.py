@@ -22,3 +22,16 @@ for path in (
 def _seeded():
     """Tests draw the same numbers in any order."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def own_catalogs():
+    """Puts the catalogs back as they were before a file that registers known names."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    catalogs = DatasetCatalog.data, MetadataCatalog.data
+    before = [dict(catalog) for catalog in catalogs]
+    yield
+    for catalog, content in zip(catalogs, before, strict=True):
+        catalog.clear()
+        catalog.update(content)

@@ -4,11 +4,8 @@ import copy
 import io
 import logging
 import os
-import pickle
 import re
-import sys
-import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -20,10 +17,13 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from golden import load_case
 from torch import nn
 from torchvision.models import resnet50
+from weights_made import arrays, save_pkl, save_pth
 
-from rankseg_m2f.engine.checkpoint import Checkpointer, compare, plain_state
+from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.key_names import our_names
-from rankseg_m2f.engine.weights_file import UnsafeCheckpointError, read_weights, write_weights
+from rankseg_m2f.engine.load_report import compare
+from rankseg_m2f.engine.plain_state import plain_state
+from rankseg_m2f.engine.weights_file import write_weights
 from rankseg_m2f.rankseg.temperature import RankTemperature
 
 R50 = "image_r50_rankseg"
@@ -73,20 +73,6 @@ def same(model, state):
     return all(torch.equal(ours[name], state[name]) for name in ours)
 
 
-def save_pth(path, content):
-    torch.save(content, path)
-    return str(path)
-
-
-def save_pkl(path, content, protocol=2):
-    path.write_bytes(pickle.dumps(content, protocol))
-    return str(path)
-
-
-def arrays(state):
-    return {name: value.numpy() for name, value in state.items()}
-
-
 def load(model, path, **kwargs):
     checkpointer = Checkpointer(model, **kwargs)
     checkpointer.load(path)
@@ -95,219 +81,6 @@ def load(model, path, **kwargs):
 
 def backbone_only(state):
     return {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-
-
-class Call:
-    """Pickles to the call of a function."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-# -- safety ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-@pytest.mark.parametrize("suffix", [".pkl", ".pth", ".bin"])
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, suffix, protocol):
-    marker = tmp_path / "ran"
-    bad = {"model": {"w": np.zeros(2)}, "x": Call(os.mkdir, str(marker))}
-    path = save_pkl(tmp_path / f"bad{suffix}", bad, protocol)
-    if protocol == 0 and suffix != ".pkl":
-        with pytest.raises(ValueError, match="no known format"):
-            read_weights(path)
-    else:
-        with pytest.raises(UnsafeCheckpointError, match=r"mkdir.*--trust-checkpoint") as caught:
-            read_weights(path)
-        assert path in str(caught.value) and "\n" not in str(caught.value)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_malicious_pth_is_refused_and_run_only_when_trusted(tmp_path, legacy):
-    marker = tmp_path / "ran"
-    bad = {"model": {"w": torch.zeros(2)}, "x": Call(os.mkdir, str(marker))}
-    path = tmp_path / "bad.pth"
-    torch.save(bad, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UnsafeCheckpointError, match=r"bad\.pth holds .*mkdir.*--trust-checkpoint"):
-        read_weights(path)
-    assert not marker.exists()
-    assert torch.equal(read_weights(path, trust=True)["model"]["w"], torch.zeros(2))
-    assert marker.exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "args"),
-    [
-        (("builtins", "eval"), ("1",)),
-        (("builtins", "getattr"), ("a", "b")),
-        (("numpy", "load"), ("x",)),
-        (("numpy.core.multiarray", "fromfile"), ("x",)),
-        (("collections", "OrderedDict.fromkeys"), ("x",)),
-        (("torch._utils", "_rebuild_tensor_v2"), ()),
-    ],
-)
-def test_only_arrays_and_containers_are_admitted(tmp_path, name, args):
-    module, attribute = (x.encode() for x in name)
-    body = b"\x80\x04" + b"\x8c" + bytes([len(module)]) + module
-    body += b"\x8c" + bytes([len(attribute)]) + attribute + b"\x93"
-    body += pickle.dumps(args, 2)[2:-1] + b"R."
-    path = tmp_path / "bad.pkl"
-    path.write_bytes(body)
-    with pytest.raises(UnsafeCheckpointError, match=re.escape(".".join(name))):
-        read_weights(path)
-
-
-def test_trusted_pickles_are_read(tmp_path):
-    content = {"model": {"w": np.arange(3)}, "where": Call(complex, 1, 2), "x": Call(len, "abc")}
-    path = save_pkl(tmp_path / "own.pkl", content)
-    with pytest.raises(UnsafeCheckpointError, match=r"len"):
-        read_weights(path)
-    assert read_weights(path, trust=True)["x"] == 3
-
-
-def test_object_arrays_are_refused(tmp_path):
-    bad = np.array([1, "x", None], dtype=object)
-    path = save_pkl(tmp_path / "bad.pkl", {"model": {"w": bad}})
-    with pytest.raises(ValueError, match=r"bad\.pkl .*array of type 'O8'"):
-        read_weights(path)
-    np.savez(tmp_path / "bad.npz", w=bad)
-    with pytest.raises(ValueError, match=r"bad\.npz .*Object arrays"):
-        read_weights(tmp_path / "bad.npz")
-
-
-# -- formats -----------------------------------------------------------------------------------
-
-VALUES = {
-    "float": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "fortran": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
-    "big": np.arange(4, dtype=">i4"),
-    "half": np.ones((1, 2), np.float16),
-    "bool": np.array([True, False]),
-    "empty": np.zeros((0, 3), np.float32),
-    "zero-d": np.array(7, np.int64),
-}
-
-
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_arrays_of_all_pickle_protocols(tmp_path, protocol):
-    content = {"model": OrderedDict(VALUES), "step": np.int64(5), "__author__": "me", "t": (1, [2])}
-    read = read_weights(save_pkl(tmp_path / "a.pkl", content, protocol))
-    assert read["step"] == 5 and read["__author__"] == "me" and read["t"] == (1, [2])
-    assert set(read["model"]) == set(VALUES)
-    for name, value in VALUES.items():
-        tensor = read["model"][name]
-        assert tensor.shape == value.shape and tensor.is_contiguous()
-        native = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
-        assert tensor.dtype == native.dtype and torch.equal(tensor, native), name
-
-
-def test_pickles_of_python_2(tmp_path):
-    # What cPickle of Python 2 wrote for {"w": float32 [1, 2]}: raw bytes as a text.
-    data = np.array([1, 2], "<f4").tobytes()
-    body = (
-        b"\x80\x02}U\x01wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b"
-        b"\x87R(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
-        b"J\xff\xff\xff\xffK\x00tb\x89U\x08" + data + b"tbs."
-    )
-    path = tmp_path / "old.pkl"
-    path.write_bytes(body)
-    assert read_weights(path)["model"]["w"].tolist() == [1, 2]
-    assert pickle.loads(body, encoding="latin1")["w"].tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".pth", ".bin", ".pt", ".safetensors"])
-def test_bare_tables_of_weights(tmp_path, suffix):
-    path = tmp_path / f"w{suffix}"
-    state = {"a.weight": torch.randn(2, 3), "a.count": torch.tensor(3)}
-    if suffix == ".npz":
-        np.savez(path, **arrays(state))
-    else:
-        write_weights(path, {"model": state})
-    read = read_weights(path)
-    assert set(read) == {"model"}
-    assert all(torch.equal(read["model"][k], state[k]) for k in state)
-
-
-@pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_state_dict"])
-def test_wrapped_tables(tmp_path, wrapper):
-    path = save_pth(tmp_path / "w.pth", {wrapper: {"w": torch.ones(1)}, "epoch": 3})
-    assert read_weights(path) == {"model": {"w": torch.ones(1)}, "epoch": 3}
-
-
-def test_formats_are_told_by_content(tmp_path):
-    np.savez(tmp_path / "arrays.npz", w=np.ones(2))
-    (tmp_path / "arrays.npz").rename(tmp_path / "misnamed.pth")
-    save_pth(tmp_path / "torch.pkl", {"w": torch.ones(2)})
-    save_pkl(tmp_path / "pickle.pth", {"w": np.ones(2)})
-    for name in ("misnamed.pth", "torch.pkl", "pickle.pth"):
-        assert read_weights(tmp_path / name)["model"]["w"].tolist() == [1, 1]
-
-
-def broken_files(folder):
-    """Name -> (bytes, words of the error)."""
-    good = io.BytesIO()
-    torch.save({"w": torch.arange(1000)}, good)
-    legacy = io.BytesIO()
-    torch.save({"w": torch.arange(1000)}, legacy, _use_new_zipfile_serialization=False)
-    pkl = pickle.dumps({"model": {"w": np.arange(1000)}}, 2)
-    script = io.BytesIO()
-    with zipfile.ZipFile(script, "w") as archive:
-        archive.writestr("net/data.pkl", b"x")
-        archive.writestr("net/constants.pkl", b"x")
-    again = "download or copy it again"
-    return {
-        "empty.pth": (b"", f"is empty: {again}"),
-        "page.pth": (b"\n<!DOCTYPE html><html>404</html>", f"web page, not weights: {again}"),
-        "page.pkl": (b"<html>", f"web page, not weights: {again}"),
-        "lfs.pth": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        "text.txt": (b"hello", "no known format"),
-        "cut.pth": (good.getvalue()[:3000], f"as torch weights .*{again}"),
-        "cut_early.pth": (good.getvalue()[:40], f"as torch weights .*{again}"),
-        "cut_old.pth": (legacy.getvalue()[:3000], f"as torch weights .*{again}"),
-        "cut.pkl": (pkl[:3000], f"as pickle weights .*{again}"),
-        "noise.pkl": (b"\x80\x02" + bytes(range(200)), f"as pickle weights .*{again}"),
-        "cut.safetensors": (b"\x10\x00\x00", f"as safetensors weights .*{again}"),
-        "cut.npz": (b"PK\x03\x04" + bytes(22) + b"\x05\x00\x00\x00w.npy", f"npz weights .*{again}"),
-        "script.pt": (script.getvalue(), "TorchScript"),
-        "list.pkl": (pickle.dumps([1, 2]), "holds a list"),
-        "nothing.pkl": (pickle.dumps({"a": 1}), "holds no weights"),
-        "text.pkl": (pickle.dumps({"model": {"a": "b"}}), "'a', which is no tensor"),
-        "type.pkl": (b"\x80\x02}U\x01wcnumpy\nndarray\ns.", "a type where weights belong"),
-    }
-
-
-@pytest.mark.parametrize("name", sorted(broken_files(None)))
-def test_broken_files_say_so_in_one_line(tmp_path, name):
-    content, words = broken_files(None)[name]
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=words) as caught:
-        read_weights(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_absent_files_and_folders(tmp_path, r50):
-    for reader in (read_weights, Checkpointer(r50).load):
-        with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.pth: check"):
-            reader(str(tmp_path / "absent.pth"))
-        with pytest.raises(ValueError, match="is a folder: name a weights file"):
-            reader(str(tmp_path))
-
-
-def test_safetensors_missing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    (tmp_path / "w.safetensors").write_bytes(b"x" * 20)
-    with pytest.raises(ImportError, match=r"w\.safetensors needs .*pip install safetensors"):
-        read_weights(tmp_path / "w.safetensors")
-
-
-def test_safetensors_hold_weights_alone(tmp_path):
-    with pytest.raises(ValueError, match="not iteration"):
-        write_weights(tmp_path / "w.safetensors", {"model": {}, "iteration": 3})
 
 
 # -- round trips -------------------------------------------------------------------------------
@@ -478,8 +251,10 @@ def test_old_maskformer_names(tmp_path, r50, blank):
     assert same(blank, state_of(r50))
 
 
-def test_ddp_prefix(tmp_path, r50, blank):
-    wrapped = {"model": {f"module.{name}": value for name, value in state_of(r50).items()}}
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrapped_models(tmp_path, r50, blank, prefix):
+    wrapped = {"model": {f"{prefix}{name}": value for name, value in state_of(r50).items()}}
+    wrapped["model"]["n_averaged"] = torch.tensor(3)
     assert load(blank, save_pth(tmp_path / "ddp.pth", wrapped)).complete
     assert same(blank, state_of(r50))
 
@@ -605,6 +380,32 @@ def test_an_evaluation_with_half_a_backbone_stops(tmp_path, r50, blank):
     assert load(blank, path).coverage()["backbone"] == pytest.approx(share)
 
 
+@pytest.mark.parametrize("name", ["query_feat.weight", "decoder_norm.bias", "level_embed.weight"])
+def test_an_evaluation_needs_all_of_the_query_decoder(tmp_path, r50, blank, name):
+    kept = {k: v for k, v in state_of(r50).items() if k != f"sem_seg_head.predictor.{name}"}
+    path = save_pth(tmp_path / "w.pth", kept)
+    assert load(blank, path).coverage()["sem_seg_head"] > 0.99
+    with pytest.raises(ValueError, match=rf"has nothing for sem_seg_head\.predictor\.{name}"):
+        load(blank, path, for_evaluation=True)
+
+
+def test_what_a_file_lacks_stays_as_it_is(tmp_path, r50, blank):
+    before = state_of(blank)
+    kept = {k: v for k, v in state_of(r50).items() if not k.startswith("backbone.res5")}
+    load(blank, save_pth(tmp_path / "half.pth", {"model": kept}))
+    # Statistics of frozen batch norm among them, which Detectron2 would set to 0 and 1.
+    assert any("running_mean" in name and name not in kept for name in before)
+    assert same(blank, before | kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_cast_to_the_models(tmp_path, r50, blank, dtype):
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state_of(r50).items()}
+    write_weights(tmp_path / "w.safetensors", {"model": cast})
+    assert load(blank, str(tmp_path / "w.safetensors"), for_evaluation=True).complete
+    assert same(blank, {k: v.to(r50.state_dict()[k].dtype) for k, v in cast.items()})
+
+
 def test_computed_buffers_may_be_missing(tmp_path, swin):
     state = state_of(swin)
     computed = {k for k in state if k.endswith(("relative_position_index", "empty_weight"))}
@@ -666,8 +467,8 @@ def test_no_weights_load_nothing(blank, caplog, for_evaluation):
 
 
 def test_training_does_not_start_from_a_file_of_another_model(blank, tmp_path):
-    path = save_pkl(tmp_path / "R-50.pkl", {"conv1_w": np.zeros(3, dtype=np.float32)})
-    with pytest.raises(ValueError, match=r"R-50\.pkl has nothing for this model .*conv1_w"):
+    path = save_pkl(tmp_path / "R-50.pkl", {"conv5_w": np.zeros(3, dtype=np.float32)})
+    with pytest.raises(ValueError, match=r"R-50\.pkl has nothing for this model .*conv5_w"):
         load(blank, path)
 
 

@@ -86,6 +86,21 @@ def test_bases_are_merged(tmp_path):
     assert (cfg.SEED, cfg.MODEL.RANKSEG.TOPK, cfg.MODEL.RANKSEG.FLAG) == (7, 9, True)
 
 
+def test_sections_of_old_names(tmp_path, caplog):
+    cfg = load(tmp_path, "MODEL:\n  MLSEG: {USE_GT: True, TOPK: 4}\n")
+    assert cfg.MODEL.RANKSEG.USE_GT and "MODEL.MLSEG is called MODEL.RANKSEG now" in caplog.text
+    assert "MLSEG" not in cfg.MODEL
+    cfg.merge_from_list(["MODEL.MLSEG.LOSS_WEIGHT", "3"])
+    assert (cfg.MODEL.RANKSEG.TOPK, cfg.MODEL.RANKSEG.LOSS_WEIGHT) == (4, 3.0)
+
+
+@pytest.mark.parametrize(("base", "own"), [("MLSEG", "RANKSEG"), ("RANKSEG", "MLSEG")])
+def test_old_names_and_bases(base, own, tmp_path):
+    (tmp_path / "base.yaml").write_text(f"MODEL:\n  {base}: {{TOPK: 5, FLAG: True}}\n")
+    cfg = load(tmp_path, f"_BASE_: base.yaml\nMODEL:\n  {own}: {{TOPK: 9}}\n")
+    assert (cfg.MODEL.RANKSEG.TOPK, cfg.MODEL.RANKSEG.FLAG) == (9, True)
+
+
 def test_plain_detectron2_configs_merge():
     from detectron2.config import get_cfg as plain
 

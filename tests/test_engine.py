@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,13 +22,16 @@ from make_scenes import make_scenes
 from make_video_scenes import make_video_scenes
 from PIL import Image
 from torch import nn
+from weights_made import arrays, save_pkl
 
 from rankseg_m2f.data.datasets.definitions import KINDS
 from rankseg_m2f.engine import main as engine
+from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
 from rankseg_m2f.engine.trainer import Trainer, seed_step
+from rankseg_m2f.engine.weights_file import write_weights
 from rankseg_m2f.images import read_image
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
@@ -277,6 +281,46 @@ def test_datasets_must_agree_on_their_labels(tmp_path):
         engine.check_labels(cfg)
 
 
+def evaluate_by_command(weights, *extra):
+    """As train_net.py --eval-only, in this process; results lie beside the weights."""
+    words = ["--config-file", str(DEMO), "--eval-only", *SMALL, *extra]
+    folder = str(Path(weights).parent)
+    words += ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", folder]
+    return engine.main(argument_parser().parse_args(words))
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth", ".safetensors"])
+def test_files_in_the_official_layout_are_evaluated(scenes, tmp_path, monkeypatch, suffix):
+    extra = ["DATASETS.TEST", "('scenes_panoptic_val',)"]
+    cfg = small_config(scenes, tmp_path, monkeypatch, *extra)
+    state = build_model(cfg).state_dict()
+    path = tmp_path / f"official{suffix}"
+    if suffix == ".pkl":
+        content = {"model": arrays(state), "__author__": "third_party", "matching_heuristics": True}
+        save_pkl(path, content)
+    else:
+        write_weights(path, {"model": state})
+    evaluate_by_command(path, *extra)
+    results = tmp_path / "inference" / "scenes_panoptic_val" / "results.json"
+    assert {"panoptic_seg", "sem_seg", "labels"} <= json.loads(results.read_text()).keys()
+    log = (tmp_path / "log.txt").read_text()
+    assert f"{len(state)} of {len(state)} tensors loaded from {path}" in log
+
+
+def test_backbone_weights_start_a_training_and_stop_an_evaluation(scenes, tmp_path, monkeypatch):
+    cfg = small_config(scenes, tmp_path, monkeypatch)
+    state = build_model(cfg).backbone.state_dict()
+    cfg = small_config(
+        scenes, tmp_path, monkeypatch, "MODEL.WEIGHTS", save_pkl(tmp_path / "R.pkl", arrays(state))
+    )
+    trainer = Trainer(cfg, seed=0)
+    trainer.resume_or_load(resume=False)
+    found = trainer.model.backbone.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    with pytest.raises(ValueError, match=r"only 0\.0% of sem_seg_head .*--allow-partial"):
+        evaluate_by_command(cfg.MODEL.WEIGHTS)
+
+
 def test_a_run_of_another_program_cannot_be_resumed(scenes, tmp_path, monkeypatch):
     cfg = small_config(scenes, tmp_path, monkeypatch)
     trainer = Trainer(cfg, seed=0)
@@ -332,8 +376,22 @@ def test_multi_scale_averages_views(tmp_path):
 
 
 @pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
+def test_multi_scale_is_for_pictures_and_passes_windows_by(scenes, tmp_path, monkeypatch, config):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    window = ["MODEL.MASK_FORMER.TEST.WINDOW", "3", "MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP", "1"]
+    views = ["TEST.AUG.MIN_SIZES", "(48,)", "TEST.AUG.MAX_SIZE", "64"]
+    cfg = load_config(str(config), [*SMALL, *window, *views, "OUTPUT_DIR", str(tmp_path)])
+    results = evaluate(cfg, build_model(cfg), multi_scale=True)
+    assert ("sem_seg_TTA" in results) == (config == DEMO)
+    assert "segm" in results
+
+
+@pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
 def test_a_killed_and_resumed_run_ends_as_if_never_killed(scenes, tmp_path, config):
     schedule = ["SOLVER.MAX_ITER", "14", "SOLVER.CHECKPOINT_PERIOD", "3", "DATASETS.TEST", "()"]
+    # κ, too, is a function of the iteration.
+    schedule += ["MODEL.RANKSEG.TRAIN_SELECTION", "schedule"]
+    schedule += ["MODEL.RANKSEG.TRAIN_SCHEDULE", "(0.0,1.0)"]
     run(scenes, tmp_path / "whole", *schedule, config=config)
     killed = tmp_path / "killed"
     process = subprocess.Popen(
@@ -361,15 +419,21 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalon
 
 
 @pytest.mark.parametrize(
-    "config, flags, launcher",
-    [(DEMO, ("--num-gpus", "2"), ()), (DEMO, (), TORCHRUN), (VIDEO, ("--num-gpus", "2"), ())],
+    "config, flags, launcher, selection",
+    [
+        (DEMO, ("--num-gpus", "2"), (), "keep_present"),
+        (DEMO, (), TORCHRUN, "schedule"),
+        (VIDEO, ("--num-gpus", "2"), (), "keep_present"),
+    ],
     ids=["spawn", "torchrun", "video"],
 )
-def test_two_processes_train_and_give_the_metrics_of_one(scenes, tmp_path, config, flags, launcher):
-    steps = ("SOLVER.MAX_ITER", "2")
+def test_two_processes_train_and_give_the_metrics_of_one(
+    scenes, tmp_path, config, flags, launcher, selection
+):
+    steps = ("SOLVER.MAX_ITER", "2", "MODEL.RANKSEG.TRAIN_SELECTION", selection)
     run(scenes, tmp_path / "two", *flags, *steps, launcher=launcher, config=config)
-    weights = str(tmp_path / "two" / "model_final.pth")
-    run(scenes, tmp_path / "one", "--eval-only", "MODEL.WEIGHTS", weights, config=config)
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "two" / "model_final.pth"))
+    run(scenes, tmp_path / "one", "--eval-only", *weights, *steps, config=config)
     results = [
         json.loads(next((tmp_path / n / "inference").glob("*/results.json")).read_text())
         for n in ("one", "two")

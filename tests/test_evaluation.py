@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from perfect import evaluate_perfectly, imperfections
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -415,6 +416,9 @@ def test_recall_and_coverage_by_hand():
     ranking = torch.tensor([[0, 1], [1, 2], [0, 1]])
     assert metrics.recall_at(ranking, areas > 0).item() == pytest.approx((1 / 2 + 1) / 2)
     assert metrics.coverage(ranking, areas).item() == pytest.approx(7 / 8)
+    fewer = torch.tensor([[0, -1], [1, 2], [-1, -1]])
+    assert metrics.recall_at(fewer, areas > 0).item() == pytest.approx((1 / 2 + 1) / 2)
+    assert metrics.coverage(fewer, areas).item() == pytest.approx(7 / 8)
     everything = torch.arange(3).expand(3, 3)
     assert metrics.recall_at(everything, areas > 0) == metrics.coverage(everything, areas) == 1
 
@@ -441,6 +445,12 @@ def test_multi_label_evaluator_by_hand(register, tmp_path):
             "kappa": 2,
         }
     )
+    # Dynamic κ: one label for the first picture, three for the second.
+    evaluator.reset()
+    outputs = [label_output([0.9, 0.8, 0.1], 1), label_output([0.2, 0.7, 0.6], 3)]
+    evaluator.process(DatasetCatalog.get(name), outputs)
+    dynamic = evaluator.evaluate()["labels"]
+    assert dynamic == pytest.approx({**results, "kappa": 2, "recall": 75, "coverage": 87.5})
     evaluator.reset()
     evaluator.process(DatasetCatalog.get(name), [{"sem_seg": torch.zeros(3, 2, 3)}] * 2)
     assert evaluator.evaluate() == {}
@@ -485,27 +495,9 @@ def config(semantic=True, panoptic=True, instance=True):
 def test_perfect_prediction_is_100_everywhere(register, tmp_path, coco):
     path = write_instances(tmp_path, coco)
     name = register(register_fixture, "test_perfect", instances_json=path)
-    evaluator = build_evaluator(config(), name, tmp_path)
-    evaluator.reset()
-    truth = GroundTruth.of(name)
-    for record in DatasetCatalog.get(name):
-        segment_map, segments = truth.segments(record["file_name"])
-        segment_map = torch.from_numpy(segment_map)
-        labels, _ = truth.labels(record["file_name"])
-        things = [s for s in segments if not s["iscrowd"]]
-        output = {
-            "panoptic_seg": (segment_map, segments),
-            "sem_seg": one_hot(truth.label_map(record["file_name"]), 133),
-            "instances": to_instances(segment_map, things, truth.thing_ids),
-            **label_output([float(i in labels) for i in range(133)], 40),
-        }
-        evaluator.process([record], [output])
-    results = evaluator.evaluate()
+    results = evaluate_perfectly(name, tmp_path)
     assert set(results) == {"panoptic_seg", "sem_seg", "segm", "labels"}
-    for metrics_of_task in results.values():
-        for key, value in metrics_of_task.items():
-            if key != "kappa":
-                assert math.isnan(value) or value == pytest.approx(100), key
+    assert imperfections(results) == {}
     for task, key in (("panoptic_seg", "PQ_st"), ("sem_seg", "fwIoU"), ("segm", "AP")):
         assert not math.isnan(results[task][key])
 

@@ -7,6 +7,7 @@ from golden import load_case
 from test_ops import assert_like_the_definition, random_case
 
 from rankseg_m2f.ops.backends import available_backends
+from rankseg_m2f.rankseg.selection import Selection
 
 pytestmark = pytest.mark.gpu
 SHAPES = [(8, 12), (4, 6), (2, 3)]
@@ -48,3 +49,14 @@ def test_a_model_trains_with_finite_losses(amp, device="cuda"):
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@torch.no_grad()
+def test_what_a_caller_knows_is_heeded(device="cuda"):
+    case = load_case("image_r50_rankseg")
+    model = case.model("MODEL.DEVICE", device, "MODEL.RANKSEG.EVAL_MASS", "0.5")
+    for selection in (Selection(labels=[3, 7]), Selection(deny=[0], force=[149])):
+        (result, *_) = model([{**sample, "selection": selection} for sample in case.inputs])
+        ranking = result["label_ranking"].tolist()
+        assert set(selection.labels or selection.force) <= set(ranking) and 0 not in ranking
+        assert result["sem_seg"].argmax(0).is_cuda == (device == "cuda")

@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.engine.key_names import our_names
 
 SWIN_L = {
     "MODEL.BACKBONE.NAME": "D2SwinTransformer",
@@ -24,6 +25,12 @@ RANKSEG = {
     "MODEL.SEM_SEG_HEAD.USE_LAYERNORM": True,
 }
 R50 = {"MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.RESNETS.STEM_TYPE": "basic"}
+VIDEO = {
+    "MODEL.META_ARCHITECTURE": "VideoMaskFormer",
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "VideoMultiScaleMaskedTransformerDecoder",
+}
+VSPW = {**VIDEO, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 124}
+YTVIS = {**VIDEO, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 40}
 ADE20K = {
     "MODEL.META_ARCHITECTURE": "MaskFormer",
     "MODEL.BACKBONE.FREEZE_AT": 0,
@@ -51,19 +58,42 @@ def build(*groups, queries: int = 100):
         return build_model(cfg)
 
 
-@pytest.mark.parametrize(
-    ("name", "groups", "queries"),
-    [
-        ("ade_pan_R50", (R50,), 100),
-        ("ade_pan", (SWIN_L,), 200),
-        ("ade_pan_rank", (SWIN_L, RANKSEG), 200),
-        ("ade_sem_rank", (SWIN_L, RANKSEG), 100),
-    ],
-)
+# Name of the key list, settings, queries.
+MODELS = [
+    ("ade_pan_R50", (R50,), 100),
+    ("ade_pan", (SWIN_L,), 200),
+    ("ade_pan_rank", (SWIN_L, RANKSEG), 200),
+    ("ade_sem_rank", (SWIN_L, RANKSEG), 100),
+    ("vspw_rank_L", (SWIN_L, RANKSEG, VSPW), 100),
+    ("ytvis_rank", (SWIN_L, RANKSEG, YTVIS), 200),
+]
+
+
+def test_all_key_lists_are_held_against_ours():
+    lists = {path.stem for path in (TESTS / "data" / "official_keys").glob("*.json")}
+    assert lists == {name for name, *_ in MODELS}
+
+
+@pytest.mark.parametrize(("name", "groups", "queries"), MODELS)
 def test_keys_and_shapes(name, groups, queries):
     official = json.loads((TESTS / "data" / "official_keys" / f"{name}.json").read_text())
-    ours = {k: list(v.shape) for k, v in build(*groups, queries=queries).state_dict().items()}
-    assert ours == official
+    state = build(*groups, queries=queries).state_dict()
+    assert {k: list(v.shape) for k, v in state.items()} == official
+    # No rule of renaming touches them.
+    assert our_names(state, state.keys()).keys() == official.keys()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "groups", "queries"), MODELS)
+def test_types_and_versions(name, groups, queries):
+    """What the shortened lists of the project leave out."""
+    path = TESTS.parent.parent / "shared" / "reference" / "official_keys" / "state_dict_shapes.json"
+    official = json.loads(path.read_text())[name.replace("vspw_rank_L", "vspw_rank(L)")]
+    state = build(*groups, queries=queries).state_dict()
+    ours = {k: [list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in state.items()}
+    assert ours == official["keys"]
+    for module, version in official["versions"].items():
+        assert state._metadata[module]["version"] == version
 
 
 @pytest.mark.parametrize(
@@ -73,6 +103,10 @@ def test_keys_and_shapes(name, groups, queries):
         ((SWIN_L, RANKSEG), 100, 218_927_672),
         ((SWIN_L,), 200, 215_539_979),
         ((SWIN_L, RANKSEG), 200, 218_978_872),
+        ((SWIN_L, VSPW), 100, 215_482_097),
+        ((SWIN_L, RANKSEG, VSPW), 100, 218_894_314),
+        ((SWIN_L, YTVIS), 200, 215_511_709),
+        ((SWIN_L, RANKSEG, YTVIS), 200, 218_837_742),
     ],
 )
 def test_parameter_counts(groups, queries, count):

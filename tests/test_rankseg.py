@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rankseg_m2f.rankseg.head import MultiLabelHead
+from rankseg_m2f.rankseg.head import HEADS, MultiLabelHead, build_label_head, tokens_of_map
 from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.loss import asymmetric_loss
 from rankseg_m2f.rankseg.presence import presence_of_labels, presence_of_map
@@ -125,25 +125,38 @@ def test_plain_temperatures():
         assert module.weight.grad.abs().sum() > 0
 
 
-def test_fewer_ranks_use_the_first_weights_and_that_of_no_object():
-    plain, official = RankTemperature(4, "rank"), RankTemperature(4)
-    with torch.no_grad():
-        for module in (plain, official):
-            module.weight.copy_(torch.tensor([2.0, 3, 5, 7]))
-        official.bias.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
-    assert plain(torch.tensor([[1.0, 1, 1]])).tolist() == [[2, 3, 7]]
-    x = torch.randn(2, 3)
-    scaled = F.layer_norm(x, (3,)) * torch.tensor([2.0, 3, 7]) + torch.tensor([0.1, 0.2, 0.4])
-    torch.testing.assert_close(official(x), scaled)
-    assert RankTemperature(4, "shared", 3.0)(torch.ones(1, 9)).tolist() == [[3.0] * 9]
-
-
 def test_temperature_refuses_what_it_does_not_fit():
-    for form in ("layernorm", "rank"):
-        with pytest.raises(ValueError, match="4 ranks met logits with 5"):
-            RankTemperature(4, form)(torch.randn(2, 5))
+    with pytest.raises(ValueError, match="4 ranks met logits with 3"):
+        RankTemperature(4)(torch.randn(2, 3))
     with pytest.raises(ValueError, match="none of layernorm, rank, shared"):
         RankTemperature(4, "hot")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("void", [True, False])
+def test_temperature_of_fewer_and_more_ranks(form, void):
+    module, strict = RankTemperature(5, form, void=void), RankTemperature(5, form)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.arange(len(parameter)) + 1.0)
+    strict.load_state_dict(module.state_dict())
+    x = torch.randn(2, 5)
+    assert torch.equal(module(x), strict(x))
+    # Ranks past the last have the last label's values; no-object keeps its own.
+    labels = [1.0, 2, 3, 4] if void else [1.0, 2, 3, 4, 5]
+    for ranks in (1 + void, 3, 8):
+        kept = (labels + labels[-1:] * 5)[: ranks - void] + [5.0] * void
+        values = torch.tensor(kept if form != "shared" else [1.0])
+        x = torch.randn(2, 4, ranks)
+        expected = F.layer_norm(x, (ranks,), values, values) if form == "layernorm" else x * values
+        torch.testing.assert_close(module(x), expected)
+        torch.testing.assert_close(module(x.mT, dim=1).mT, expected)
+
+
+def test_ranks_out_of_use_get_no_gradient():
+    module = RankTemperature(6, "rank", void=True)
+    module(torch.rand(3, 3) + 1).sum().backward()
+    assert (module.weight.grad > 0).tolist() == [True, True, False, False, False, True]
 
 
 def test_presence_ignores_what_is_no_label():
@@ -158,6 +171,44 @@ def test_label_loss_by_hand():
     loss = asymmetric_loss(torch.zeros(1, 2), torch.tensor([[True, False]]))
     expected = (0.693147 + 0.45**2 * 0.597837) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", HEADS)
+@pytest.mark.parametrize("shared", [None, 16, 24, 32])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_form_of_head(form, shared, batch):
+    settings = {"hidden_dim": 32, "dropout": 0.0, "shared_channels": shared}
+    head = build_label_head(form, K, 24, **settings)
+    embeddings = None if shared is None else torch.randn(K, shared, requires_grad=True)
+    features = torch.randn(batch, 7, 24, requires_grad=True)
+    logits = head(features, embeddings)
+    assert logits.shape == (batch, K)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
+    assert features.grad.abs().sum(2).gt(0).all()  # each token counts
+    assert shared is None or embeddings.grad.abs().sum(1).gt(0).all()
+    # Tokens have no order, and clips do not see each other.
+    torch.testing.assert_close(head(features.flip(1), embeddings), logits)
+    torch.testing.assert_close(head(features[:1], embeddings), logits[:1])
+
+
+def test_an_unknown_head_is_named():
+    with pytest.raises(ValueError, match="HEAD='guess' is none of encoder, decoder, pooled"):
+        build_label_head("guess", K, 24)
+
+
+def test_pooled_head_is_a_mean_and_a_linear_layer():
+    head = build_label_head("pooled", K, 24)
+    features = torch.randn(2, 7, 24)
+    expected = features.mean(1) @ head.cls_emb[0].T + head.bias
+    torch.testing.assert_close(head(features), expected)
+
+
+def test_feature_maps_become_tokens_of_their_clip():
+    maps = torch.randn(6, 5, 2, 3)  # two clips of three frames
+    tokens = tokens_of_map(maps, num_frames=3)
+    assert tokens.shape == (2, 18, 5)
+    assert torch.equal(tokens[1, 6 + 2], maps[4, :, 0, 2])
 
 
 @pytest.mark.parametrize("hidden", [32, 64, 192])

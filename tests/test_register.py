@@ -11,6 +11,7 @@ from datasets_made import NAMES, quarters, write_dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
 
 FOLDER = "kind: semantic_folder, image_root: x, label_root: y"
@@ -67,6 +68,60 @@ def test_bad_definitions_are_one_sentence(tmp_path, text, message):
         register_definitions([file])
     assert str(found.value).startswith(str(file)) and "\n" not in str(found.value)
     assert "a" not in DatasetCatalog.list()
+
+
+def test_label_maps_as_releases_have_them(tmp_path):
+    """A list of names, endings of names, values from 1 on, labels of a table, spare pictures."""
+    for stem in ("b/1", "b/2", "a/3"):
+        for path, values in (
+            (tmp_path / "photos" / f"{stem}_photo.PNG", np.zeros((4, 4, 3), dtype=np.uint8)),
+            (tmp_path / "maps" / f"{stem}_map.tif", np.full((4, 4), 60, dtype=np.uint16)),
+            (tmp_path / "maps" / f"{stem}_other.png", np.full((4, 4), 200, dtype=np.uint8)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    (tmp_path / "list.txt").write_text("b/2\n\na/3\n")
+    (tmp_path / "maps" / "b" / "1_map.tif").unlink()
+    name, file = f"real_{tmp_path.name}", tmp_path / "mine.yaml"
+    definition = {
+        "kind": "semantic_folder",
+        "image_root": "photos",
+        "label_root": "maps",
+        "image_ending": "_photo.png",
+        "label_ending": "_map.tif",
+        "label_offset": 1,
+    }
+    listed = definition | {"table": "pascal_context_60", "split_file": "list.txt"}
+    spare = definition | {"classes": [str(i) for i in range(60)], "labelled_only": True}
+    file.write_text(yaml.safe_dump({name: listed, f"{name}_spare": spare}))
+    register_definitions([file])
+    stems = [r["image_id"] for r in DatasetCatalog.get(name)]
+    assert stems == ["b/2", "a/3"]
+    assert sorted(r["image_id"] for r in DatasetCatalog.get(f"{name}_spare")) == sorted(stems)
+    assert MetadataCatalog.get(name).label_names[0] == "background"
+    assert check_dataset(name).label_counts.tolist() == [0] * 59 + [2]
+    (tmp_path / "list.txt").write_text("b/1\nb/4\n")
+    with pytest.raises(ValueError, match=r"b/1_photo\.PNG has no label map.*; b/4 has no picture"):
+        DatasetCatalog.get(name)
+    (tmp_path / "list.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"list\.txt does not exist"):
+        DatasetCatalog.get(name)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({}, "classes must be a list of names, not None"),
+        ({"table": "nonsense"}, "no table of categories 'nonsense'"),
+        ({"table": ["ade20k_150"]}, "is no name of a table"),
+        ({"table": "ade20k_150", "classes": ["a"]}, "both classes and a table"),
+        ({"classes": ["a"], "label_offset": -1}, "label_offset=-1 must be an integer"),
+        ({"classes": ["a"], "label_offset": 255}, "ignore_label=255 is one of its 256 labels"),
+    ],
+)
+def test_bad_tables_and_offsets(more, message):
+    with pytest.raises(ValueError, match=message):
+        KINDS["semantic_folder"]("x", image_root="x", label_root="y", **more)
 
 
 def test_an_argument_without_value_is_not_given(tmp_path):

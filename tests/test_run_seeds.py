@@ -162,6 +162,7 @@ def test_results_of_other_settings_are_not_taken_for_these(write):
         ({"settings": {}}, "settings must be a table"),
         ({"settings": {"..": []}}, "settings '..' must be letters"),
         ({"settings": {"a": ["SOLVER.MAX_ITER"]}}, "settings.a must be a list of KEY, value"),
+        ({"settings": {"a": "table9"}}, "settings.a: configs/ablations.json has no row 'table9'"),
         ({"common": ["SEED", 3]}, "common sets SEED, which the runner sets"),
         ({"settings": {"a": ["OUTPUT_DIR", "x"]}}, "settings.a sets OUTPUT_DIR"),
         ({"settings": {"a": ["SOLVER.MAX_ITTER", 1]}}, "setting 'a': unknown config key"),
@@ -193,9 +194,15 @@ def test_the_example_is_an_experiment(tmp_path):
     experiment = Experiment.read(example(tmp_path / "a.yaml"))
     check_overrides(experiment)
     jobs = list(experiment.jobs(tmp_path))
-    assert len(jobs) == 6 and [job.seed for job in jobs[:2]] == [1, 1]
+    assert len(jobs) == 9 and [job.seed for job in jobs[:3]] == [1, 1, 1]
     assert jobs[1].overrides == ("SOLVER.MAX_ITER", "500", "MODEL.RANKSEG.FLAG", "False")
     assert jobs[1].folder == tmp_path / "kappa" / "baseline" / "seed1"
+    assert jobs[2].overrides[2:] == (
+        "MODEL.RANKSEG.FLAG",
+        "True",
+        "MODEL.RANKSEG.TEMPERATURE",
+        "shared",
+    )
 
 
 def test_gpus_are_shared_out(monkeypatch):
@@ -210,8 +217,10 @@ def test_gpus_are_shared_out(monkeypatch):
 
 def test_a_real_run(write, scenes, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    # One thread: several wait for each other, for seconds, where cores are taken.
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     common = [word for pair in SETTINGS.items() for word in pair]
-    common += ["SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2"]
+    common += ["SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "1"]
     path = write(common=common, settings={"demo": []}, seeds=[7], script=None)
     assert Experiment.read(path).config == DEMO
     assert run_seeds.main(arguments(path)) is None

@@ -24,7 +24,7 @@ LARGE = {"train": 4, "val": 3, "num_labels": 300, "size": 64, "jobs": 1}
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return make_scenes(tmp_path_factory.mktemp("small"), **SMALL)
+    return make_scenes(tmp_path_factory.mktemp("small") / "scenes_20", **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_settings_out_of_range(tmp_path, setting):
 def test_registration(small, empty_catalogs):
     names = register_scenes(small)
     kinds = ("panoptic", "semantic", "instance")
-    assert names == [f"scenes_{kind}_{s}" for s in ("train", "val") for kind in kinds]
+    assert names == [f"scenes_20_{kind}_{s}" for s in ("train", "val") for kind in kinds]
     assert register_scenes(str(small)) == names  # twice does no harm
     panoptic, semantic, instance = (DatasetCatalog.get(n) for n in names[:3])
     assert [len(x) for x in (panoptic, semantic, instance)] == [6, 6, 6]

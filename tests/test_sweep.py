@@ -105,11 +105,13 @@ def same(ours, theirs):
     [
         (DEMO, ()),
         (DEMO, ("MODEL.RANKSEG.USE_GT_EVAL", "True")),
+        (DEMO, ("MODEL.RANKSEG.USE_GT", "True")),
+        (DEMO, ("MODEL.RANKSEG.TOPK_EVAL", "30", "MODEL.RANKSEG.EVAL_MASS", "0.4")),
         (DEMO, ("MODEL.RANKSEG.FLAG", "False")),
         (VIDEO, ("MODEL.RANKSEG.TEMPERATURE", "rank")),
         (VIDEO_SEMANTIC, ()),
     ],
-    ids=["image", "oracle", "plain", "tracks", "video"],
+    ids=["image", "oracle", "oracle of training", "dynamic", "plain", "tracks", "video"],
 )
 def test_the_own_setting_is_what_an_evaluation_gives(scenes, tmp_path, monkeypatch, config, extra):  # noqa: F811
     cfg, model = small_model(scenes, tmp_path, monkeypatch, config, *extra)
@@ -126,8 +128,14 @@ def test_the_own_setting_is_what_an_evaluation_gives(scenes, tmp_path, monkeypat
     for setting, results in found.items():
         if "errors" in results:
             assert sum(results["errors"].values()) == pytest.approx(100)
-        if setting.selection:
-            assert results["labels"]["kappa"] == setting.kappa
+        if setting.dynamic:
+            assert setting == Setting(30, True, True, False, 0.0, 0.4)
+            assert setting.name == "kappa30-score0-mass0.4-temperature"
+            assert 1 <= results["labels"]["kappa"] < 30
+        elif setting.selection:
+            # The truth selects as many as there are, but where an oracle closes labels before.
+            if not setting.oracle or model.rank_options.oracle_train:
+                assert results["labels"]["kappa"] == setting.kappa
             folder = tmp_path / "sweep" / setting.name
             assert (folder / f"per_image_labels_{name}.npz").is_file()
     # κ = K misses no label.
@@ -166,6 +174,10 @@ def test_what_a_checkpoint_cannot_do_is_left_out_and_named():
     settings, left_out = grid(plain, [5])
     assert [s.name for s in settings] == ["all", "all-oracle"]
     assert "no multi-label head" in left_out["kappa5"]
+    told = load_case("image_r50_baseline").model("MODEL.RANKSEG.USE_GT", "True")
+    settings, left_out = grid(told, [5])
+    assert [s.name for s in settings] == ["all-oracle"]
+    assert "set MODEL.RANKSEG.USE_GT False" in left_out["all"]
     with pytest.raises(ValueError, match="κ = 0"):
         grid(model, [0])
     # A pure sort has weights for all labels.

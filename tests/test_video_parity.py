@@ -6,7 +6,7 @@ One case is part of the project; the others, marked shared, are read from the go
 import pytest
 import torch
 from golden import load_case
-from test_official_parity import close, run_layers
+from test_official_parity import check_layers, close
 
 from rankseg_m2f.structures.predictions import LabelMaps
 
@@ -27,25 +27,7 @@ TEN = ("TEST.DETECTIONS_PER_IMAGE", "10")
 def test_features_decoder_layers_and_ranks(name):
     case = load_case(name)
     official, model = case.outputs, case.model()
-    _, features, mask_features, maps, layers = run_layers(case, model)
-    for level, feature in features.items():
-        close(feature, official[f"backbone.{level}"], 6e-6)
-    close(mask_features, official["mask_features"], 1.5e-5)
-    for level in range(3):
-        close(maps[level], official[f"multi_scale.{level}"], 1.5e-5)
-    for i, layer in enumerate(layers):
-        final = layer is layers[-1]
-        close(
-            layer.class_logits,
-            official["raw_pred_logits" if final else f"raw_aux_pred_logits.{i}"],
-            5e-5,
-        )
-        close(
-            layer.mask_logits,
-            official["pred_masks" if final else f"aux_pred_masks.{i}"],
-            1e-4,
-            1e-4,
-        )
+    layers = check_layers(case, model)
     if model.ml_head is None:
         return
     with torch.no_grad():

@@ -24,7 +24,7 @@ LARGE = {"train": 3, "val": 1, "frames": 3, "num_labels": 300, "size": 48, "jobs
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return make_video_scenes(tmp_path_factory.mktemp("small"), **SMALL)
+    return make_video_scenes(tmp_path_factory.mktemp("small") / "video_scenes", **SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import rankseg_m2f.engine.main  # noqa: F401  (registration)
 from rankseg_m2f.config import Config, get_cfg
+from rankseg_m2f.engine.config_files import find_config
 
 aten = torch.ops.aten
 _MI, _GI = 2**20, 2**30
@@ -234,10 +235,8 @@ def read_config(path: str, overrides: list[str]) -> Config:
         FileNotFoundError: no such file.
         ValueError, KeyError: see `Config`.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config-file {path} does not exist")
     cfg = get_cfg()
-    cfg.merge_from_file(path)
+    cfg.merge_from_file(str(find_config(path)))
     cfg.merge_from_list(overrides)
     return cfg
 

@@ -134,11 +134,12 @@ def main() -> None:
 def score(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """`constant_baseline` of the datasets named on the command line."""
     # Only the command line needs datasets registered, and with them the whole engine.
+    from rankseg_m2f.engine.config_files import find_config
     from rankseg_m2f.engine.main import register_datasets
 
     cfg = get_cfg()
     if arguments.config_file:
-        cfg.merge_from_file(arguments.config_file)
+        cfg.merge_from_file(str(find_config(arguments.config_file)))
     cfg.DATASETS.DEFINITIONS = [*cfg.DATASETS.DEFINITIONS, *arguments.definitions]
     register_datasets(cfg)
     return constant_baseline(

@@ -7,9 +7,11 @@ common: [SOLVER.MAX_ITER, 500]      # overrides of all settings; optional
 settings:
   rankseg: []
   baseline: [MODEL.RANKSEG.FLAG, "False"]
+  no-ranks: table1-mt-ls            # overrides of that row of configs/ablations.json
 seeds: [1, 2, 3]
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+_ABLATIONS = ROOT / "configs" / "ablations.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # The runner's own.
 _RESERVED = ("OUTPUT_DIR", "SEED")
@@ -78,7 +81,8 @@ class Experiment:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no YAML: {error}") from error
+            # YAML's messages run over several lines.
+            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} must be a table of {', '.join(_READ)}")
         content = {"common": [], "script": "train_net.py", **content}
@@ -147,7 +151,18 @@ def _overrides(value: object, key: str) -> list[str]:
 def _settings(value: object, key: str) -> dict[str, list[str]]:
     if not isinstance(value, dict) or not value:
         raise ValueError(f"{key} must be a table of name: [KEY, value, ...]; got {value!r}")
-    return {_name(name, key): _overrides(o, f"{key}.{name}") for name, o in value.items()}
+    return {_name(name, key): _setting(o, f"{key}.{name}") for name, o in value.items()}
+
+
+def _setting(value: object, key: str) -> list[str]:
+    """Overrides as a list, or as the name of a row of the ablations."""
+    if not isinstance(value, str):
+        return _overrides(value, key)
+    parts = json.loads(_ABLATIONS.read_text(encoding="utf-8"))
+    rows = {name: overrides for part in parts.values() for name, overrides in part.items()}
+    if value not in rows:
+        raise ValueError(f"{key}: configs/ablations.json has no row {value!r}: {', '.join(rows)}")
+    return rows[value]
 
 
 def _seeds(value: object, key: str) -> list[int]:

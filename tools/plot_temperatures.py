@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from figures import COLOURS, INK, MARKERS, new_figure, save_figure
 
-from rankseg_m2f.engine.checkpoint import temperature_form
+from rankseg_m2f.engine.load_report import temperature_form
 from rankseg_m2f.engine.weights_file import UnsafeCheckpointError, read_weights
 
 _WEIGHT = "ml_norm.weight"

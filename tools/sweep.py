@@ -15,6 +15,7 @@ for each setting there, which tools/compare_runs.py compares.
 import argparse
 import csv
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from detectron2.modeling import build_model
@@ -94,14 +95,14 @@ def numbers(text: str) -> list[int]:
 
 
 def row(setting: Setting, results: dict[str, dict[str, float]]) -> dict[str, float | bool]:
-    """A line of the table: the setting, and metrics as "task/metric", without those of labels."""
+    """A line of the table: the setting, and metrics as "task/metric", without those per label."""
     metrics = {
         f"{task}/{metric}": value
         for task, found in results.items()
         for metric, value in found.items()
         if "-" not in metric
     }
-    return {**{field: getattr(setting, field) for field in FIELDS}, **metrics}
+    return {**asdict(setting), **metrics}
 
 
 def write_csv(rows: list[dict], path: Path) -> None:
@@ -145,7 +146,8 @@ def draw(rows: list[dict], title: str, path: Path) -> None:
 
 
 def draw_metric(axis, rows: list[dict], key: str) -> None:
-    """A line over κ for each combination; dashed: no selection."""
+    """A line over κ for each combination, without a dynamic κ; dashed: no selection."""
+    rows = [line for line in rows if (line["min_score"], line["mass"]) == (0, 1)]
     for oracle in BOTH:
         for scaled in BOTH:
             number = 2 * oracle + scaled

@@ -1,4 +1,4 @@
-"""What the two scripts that make scenes share: settings, the state of a folder, processes.
+"""What the two scripts that make scenes share: settings, the state of a folder.
 
 A folder is finished when it holds scenes.json, which is written last. While scenes are being made
 it holds a marker, so that a broken run starts again but a folder of others is never touched.
@@ -6,17 +6,12 @@ it holds a marker, so that a broken run starts again but a folder of others is n
 
 import argparse
 import json
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
-from scenegen.writer import write_json
+from preparing.coco import write_json
 
 FINISHED, MARKER, SHEET = "scenes.json", ".making_scenes", "contact_sheet.png"
 LIMITS = {
@@ -92,19 +87,6 @@ def finish(root: Path, content: dict) -> None:
     """Write scenes.json and take the marker away."""
     write_json(root / FINISHED, content)
     (root / MARKER).unlink()
-
-
-def in_processes(
-    write: Callable[[int], Any], count: int, jobs: int | None, desc: str, unit: str
-) -> Iterator[Any]:
-    """Results of write(0), ..., write(count - 1) in this order, with a progress bar."""
-    numbers, jobs = range(count), jobs or os.cpu_count() or 1
-    if jobs == 1:
-        yield from tqdm(map(write, numbers), total=count, desc=desc, unit=unit)
-        return
-    with ProcessPoolExecutor(jobs) as pool:
-        found = pool.map(write, numbers, chunksize=min(32, -(-count // jobs)))
-        yield from tqdm(found, total=count, desc=desc, unit=unit)
 
 
 def _is_finished(root: Path, settings: dict, force: bool) -> bool:

@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from preparing.coco import numbered, write_json
 
+from rankseg_m2f.evaluation.rle import encode
 from scenegen.motion import sample_motion
 from scenegen.vocabulary import Vocabulary
 from scenegen.world import World
 from scenegen.writer import (
     SPLITS,
-    encode,
     label_statistics,
     make_categories,
     render_clean,
     save_pixels,
     tight_box,
-    write_json,
 )
 
 VOID = 0  # in the label maps; 255 is never written as void
@@ -124,9 +124,9 @@ def write_video_annotations(
     records, tracks, present = [], [], []
     for record, found, labels in videos:
         records.append(record)
-        tracks += [{"id": len(tracks) + i, **x} for i, x in enumerate(found, start=1)]
+        tracks += found
         present.append(set(labels))
-    categories = make_categories(vocabulary)
+    tracks, categories = numbered(tracks), make_categories(vocabulary)
     things = [category for category in categories if category["isthing"]]
     content = {"videos": records, "annotations": tracks, "categories": things}
     write_json(root / "annotations" / f"instances_{split}.json", content)

@@ -3,15 +3,15 @@
 Label id i of the vocabulary is category i + 1 of the annotations and value i of the label maps.
 """
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from preparing import coco
 
+from rankseg_m2f.evaluation.rle import encode
 from scenegen.render import render
 from scenegen.vocabulary import Vocabulary
 from scenegen.world import STILL, View, World, sample_world
@@ -77,8 +77,7 @@ def write_example(
             instances.append({"image_id": index, "segmentation": encode(mask), **segment})
     name = f"{index:06d}"
     save_pixels(image, root / split / f"{name}.jpg", quality=95)
-    rgb = np.stack([panoptic % 256, panoptic // 256 % 256, panoptic // 65536], axis=-1)
-    save_pixels(rgb.astype(np.uint8), root / f"panoptic_{split}" / f"{name}.png")
+    save_pixels(coco.panoptic_colours(panoptic), root / f"panoptic_{split}" / f"{name}.png")
     save_pixels(semantic, root / f"semantic_{split}" / f"{name}.png")
     record = {"id": index, "file_name": f"{name}.jpg", "height": size, "width": size}
     annotation = {"image_id": index, "file_name": f"{name}.png", "segments_info": segments}
@@ -97,23 +96,15 @@ def write_annotations(
         Statistics: images, labels per image, and in how many images each label is (most frequent
         first, all labels).
     """
-    images, annotations, instances = [], [], []
-    for record, annotation, found in examples:
-        images.append(record)
-        annotations.append(annotation)
-        # From 1 on: COCO's evaluation takes 0 for "no match".
-        instances += [{"id": len(instances) + i, **x} for i, x in enumerate(found, start=1)]
-    categories = make_categories(vocabulary)
-    things = [category for category in categories if category["isthing"]]
-    folder = root / "annotations"
-    panoptic = {"images": images, "annotations": annotations, "categories": categories}
-    write_json(folder / f"panoptic_{split}.json", panoptic)
-    content = {"images": images, "annotations": instances, "categories": things}
-    write_json(folder / f"instances_{split}.json", content)
-    present = [{s["category_id"] for s in a["segments_info"]} for a in annotations]
+    examples, categories = list(examples), make_categories(vocabulary)
+    panoptic, objects = (
+        root / "annotations" / f"{k}_{split}.json" for k in ("panoptic", "instances")
+    )
+    coco.write_annotations(examples, categories, panoptic, objects)
+    present = [{s["category_id"] for s in a["segments_info"]} for _, a, _ in examples]
     return {
-        "images": len(images),
-        "instances": len(instances),
+        "images": len(examples),
+        "instances": sum(len(found) for _, _, found in examples),
         **label_statistics(present, categories, "image"),
     }
 
@@ -153,25 +144,9 @@ def describe_scene_types(vocabulary: Vocabulary) -> list[dict]:
     ]
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write a json file whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(unfinished, path)
-
-
 def save_pixels(pixels: np.ndarray, path: Path, **options) -> None:
     """Write an image (h, w, 3) or a map (h, w); the suffix says the format."""
     Image.fromarray(pixels).save(path, **options)
-
-
-def encode(mask: np.ndarray) -> dict:
-    """COCO's compressed run lengths of a mask (h, w), as json takes them."""
-    # Lazy: what only reads scenes or draws them does without it.
-    from pycocotools import mask as rle
-
-    code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}
 
 
 def tight_box(mask: np.ndarray) -> list[int]:

@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from rankseg_m2f.data.datasets.register import read_coco
+from rankseg_m2f.data.datasets.checks import read_coco
 from rankseg_m2f.data.ground_truth import panoptic_truth
-from rankseg_m2f.data.loader import load_records
-from rankseg_m2f.images import ImageReadError, read_image, read_label_map, read_panoptic_map
+from rankseg_m2f.data.loader import is_video, load_records
+from rankseg_m2f.data.video_mappers import frame_records
+from rankseg_m2f.images import (
+    ImageReadError,
+    label_ids,
+    read_image,
+    read_label_map,
+    read_panoptic_map,
+)
 
 # Share of the pixels labelled in both maps that may differ: outlines by another hand.
 _MAX_DIFFERENCE = 0.01
+_UNLABELLED = -1
 
 
 @dataclass
@@ -59,7 +67,11 @@ def check_dataset(
     json_problems = _check_json(metadata.get("json_file"), records)
     if limit is not None and limit < len(records):
         records = [records[i] for i in np.linspace(0, len(records) - 1, limit).astype(int)]
-    names = list(metadata.get("stuff_classes", metadata.get("thing_classes", [])))
+    names = list(
+        metadata.get("label_names")
+        or metadata.get("stuff_classes")
+        or metadata.get("thing_classes", [])
+    )
     counts = np.zeros(len(names), dtype=np.int64)
     report = DatasetReport(name, names, len(records), counts, json_problems)
     ignore_label = metadata.get("ignore_label", 255)
@@ -73,6 +85,8 @@ def check_dataset(
             report.remarks += remarks
     if not records:
         report.problems.append(f"{name}: no records")
+    elif not any(_TRUTHS & record.keys() for record in records):
+        report.remarks = [f"{name}: no annotations at all, as a test set has none"]
     elif not report.label_counts.any():
         report.problems.append(f"{name}: no label in any record that can be read")
     return report
@@ -89,17 +103,19 @@ def label_difference(first: Sequence[str], second: Sequence[str]) -> str | None:
 
 
 def _check_json(path: str | None, records: list[dict]) -> list[str]:
-    """What loading the records does not show of the COCO instances beside or behind them."""
+    """What loading the records does not show of the COCO json beside or behind them."""
     if path is None:
         return []
+    # YouTube-VIS has the same form with videos for images.
+    kind = "video" if records and is_video(records[0]) else "image"
     try:
-        content = read_coco(Path(path), "images")
+        content = read_coco(Path(path), f"{kind}s")
     except (ValueError, OSError) as error:
         return [str(error)]
-    listed = {image.get("id") for image in content["images"]}
-    known = {record.get("image_id") for record in records}
+    listed = {entry.get("id") for entry in content[f"{kind}s"]}
+    known = {record.get(f"{kind}_id") for record in records}
     problems = [
-        f"{path}: {len(ids)} images are {where}, first id {min(ids, key=str)}"
+        f"{path}: {len(ids)} {kind}s are {where}, first id {min(ids, key=str)}"
         for where, ids in (
             ("missing, although the dataset has them", known - listed),
             ("listed, although the dataset lacks them", listed - known),
@@ -107,10 +123,11 @@ def _check_json(path: str | None, records: list[dict]) -> list[str]:
         if ids
     ]
     return problems + [
-        f"{path}: annotation {annotation.get('id')} of image {annotation.get('image_id')} has a "
+        f"{path}: annotation {annotation.get('id')} of {kind} {annotation.get(f'{kind}_id')} has a "
         f"polygon of {size} coordinates: 6 or more, and an even number, make one"
-        for annotation in content.get("annotations", [])
-        for size in _polygon_sizes(annotation.get("segmentation"))
+        for annotation in content.get("annotations") or []
+        for outline in annotation.get("segmentations") or [annotation.get("segmentation")]
+        for size in _polygon_sizes(outline)
         if size < 6 or size % 2
     ]
 
@@ -124,33 +141,51 @@ def _polygon_sizes(outline: list | dict | None) -> list[int]:
 def _check_record(
     record: dict, num_labels: int, ignore_label: int
 ) -> tuple[set[int], list[str], list[str]]:
-    """Labels present, problems, remarks."""
-    problems, remarks, labels = [], [], set()
-    try:
-        size = read_image(record["file_name"]).shape[:2]
-    except ImageReadError as error:
-        return labels, [str(error)], remarks
-    said = record.get("height", size[0]), record.get("width", size[1])
-    if said != size:
-        problems.append(f"{record['file_name']}: {size} pixels, the record says {said}")
+    """Labels present in a picture or in any frame of a video, problems, remarks."""
+    problems, labels, said = [], set(), (record.get("height"), record.get("width"))
+    frames = [record]
+    if is_video(record):
+        frames = frame_records(record, range(len(record["file_names"])))
+    for frame in frames:
+        try:
+            size = read_image(frame["file_name"]).shape[:2]
+        except ImageReadError as error:
+            problems.append(str(error))
+            continue
+        # What the record does not say, the first frame does.
+        said = size if None in said else said
+        if said != size:
+            problems.append(f"{frame['file_name']}: {size} pixels, the record says {said}")
+        found, wrong = _check_annotations(frame, size, num_labels, ignore_label)
+        labels |= found
+        problems += wrong
+    if labels or problems:
+        return labels, problems, []
+    return labels, problems, [f"{frames[0]['file_name']}: nothing is labelled"]
+
+
+def _check_annotations(
+    record: dict, size: tuple[int, int], num_labels: int, ignore_label: int
+) -> tuple[set[int], list[str]]:
+    """Labels present in a picture of `size` pixels, and problems."""
+    problems, labels = [], set()
     for key, check in _CHECKS.items():
-        if key in record:
-            found = set()
-            try:
-                problems += check(record, size, ignore_label, found)
-            except ImageReadError as error:
-                problems.append(str(error))
-            problems += [
-                f"{record['file_name']}: label {k} of {key} is not below {num_labels}"
-                for k in sorted(found)
-                if not 0 <= k < num_labels
-            ]
-            labels |= {k for k in found if 0 <= k < num_labels}
+        if key not in record:
+            continue
+        found = set()
+        try:
+            problems += check(record, size, ignore_label, found)
+        except ImageReadError as error:
+            problems.append(str(error))
+        problems += [
+            f"{record['file_name']}: label {k} of {key} is not below {num_labels}"
+            for k in sorted(found)
+            if not 0 <= k < num_labels
+        ]
+        labels |= {k for k in found if 0 <= k < num_labels}
     if not problems and {"sem_seg_file_name", "pan_seg_file_name"} <= record.keys():
         problems += _check_agreement(record, num_labels, ignore_label)
-    if not labels and not problems:
-        remarks.append(f"{record['file_name']}: nothing is labelled")
-    return labels, problems, remarks
+    return labels, problems
 
 
 def _check_agreement(record: dict, num_labels: int, ignore_label: int) -> Iterator[str]:
@@ -176,7 +211,8 @@ def _check_semantic(record: dict, size: tuple, ignore_label: int, found: set) ->
     ids = read_label_map(path)
     if ids.shape != size:
         yield f"{path}: {ids.shape} pixels, its picture has {size}"
-    found |= set(np.unique(ids).tolist()) - {ignore_label}
+    ids = label_ids(ids, ignore_label, record.get("label_offset", 0), unlabelled=_UNLABELLED)
+    found |= set(np.unique(ids).tolist()) - {_UNLABELLED}
 
 
 def _check_panoptic(record: dict, size: tuple, ignore_label: int, found: set) -> Iterator[str]:
@@ -207,6 +243,8 @@ def _check_objects(record: dict, size: tuple, ignore_label: int, found: set) -> 
             found.add(annotation["category_id"])
 
 
+# What a record with ground truth has; "sem_seg_file_names" is of videos.
+_TRUTHS = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name", "annotations"}
 _CHECKS = {
     "sem_seg_file_name": _check_semantic,
     "pan_seg_file_name": _check_panoptic,

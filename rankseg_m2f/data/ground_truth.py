@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data.transforms import Transform
 from pycocotools import mask as mask_util
 
-from rankseg_m2f.images import read_label_map, read_panoptic_map
+from rankseg_m2f.images import label_ids, read_label_map, read_panoptic_map
 
 # Transforms fill padding of label maps with 255 in each byte.
 _PADDING = 0xFFFFFF
@@ -131,8 +131,7 @@ def semantic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentM
     path = _source(record, "sem_seg_file_name")
     ids = read_label_map(path)
     if offset := record.get("label_offset", 0):
-        unlabelled = (ids == ignore_label) | (ids < offset)
-        ids = np.where(unlabelled, ignore_label, ids.astype(np.int32) - offset)
+        ids = label_ids(ids, ignore_label, offset, unlabelled=ignore_label)
     labels = [i for i in np.unique(ids).tolist() if i != ignore_label]
     _check_labels(labels, num_labels, path)
     return SegmentMap(ids, {i: i for i in labels})

@@ -2,155 +2,23 @@
 
 import logging
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor, nn
+from torch import nn
 
 from rankseg_m2f.engine.key_names import our_names
+from rankseg_m2f.engine.load_report import LoadReport, compare
+from rankseg_m2f.engine.metadata import describe_metadata
+from rankseg_m2f.engine.plain_state import plain_state
+from rankseg_m2f.engine.swin_windows import fit_windows
 from rankseg_m2f.engine.weights_file import read_weights, write_weights
 from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
 
-TOP_MODULES = (
-    "backbone",
-    "sem_seg_head.pixel_decoder",
-    "sem_seg_head.predictor",
-    "criterion",
-    "ml_head",
-    "ml_norm",
-)
-# Tensors made for a set of labels. One that is not loaded makes scores of a model meaningless,
-# however small it is.
-_LABEL_HEAD = re.compile(r"sem_seg_head\.predictor\.class_embed\..+|ml_head\..+|ml_norm\..+")
-# A bias that a cosine classifier has not.
-_LINEAR = "sem_seg_head.predictor.class_embed.bias"
-# Buffers the model computes itself.
-_COMPUTED = re.compile(r"criterion\.empty_weight|.+\.relative_position_index")
-# Least share of a module's numbers an evaluation needs from the file.
-_COVERAGE = 0.99
-_NAMES_SHOWN = 8
 # Detectron2 writes so after addresses of files to be renamed; ours always are.
 _QUERY = "?matching_heuristics=True"
-
-
-@dataclass
-class LoadReport:
-    """Which tensors of a file went where.
-
-    Attributes:
-        source: the file or its address.
-        sizes: name -> count of numbers, of all tensors of the model.
-        matched: names loaded.
-        missing: names of the model that the file lacks.
-        unexpected: names of the file that the model lacks.
-        mismatched: name -> (shape in the file, shape in the model); not loaded.
-        temperature: forms of the rank temperature in the file and in the model, as values of
-            MODEL.RANKSEG.TEMPERATURE; None without one.
-        notes: what a person should know, in sentences.
-    """
-
-    source: str
-    sizes: dict[str, int]
-    matched: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    temperature: tuple[str | None, str | None] = (None, None)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all the model has, apart from what it computes, came from the file."""
-        absent = [name for name in self.missing if not _COMPUTED.fullmatch(name)]
-        return not (absent or self.mismatched or self.unexpected or self.notes)
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Per top module, how many tensors are matched, missing, unexpected, mismatched."""
-        kinds = ("matched", "missing", "unexpected", "mismatched")
-        counted = {kind: Counter(map(_top_module, getattr(self, kind))) for kind in kinds}
-        found = set().union(*counted.values())
-        ordered = [m for m in TOP_MODULES if m in found] + sorted(found - set(TOP_MODULES))
-        return {m: {kind: counted[kind][m] for kind in kinds} for m in ordered}
-
-    def coverage(self) -> dict[str, float]:
-        """Share of loaded numbers in each child of the model, without those it computes."""
-        total, loaded = Counter(), Counter()
-        matched = set(self.matched)
-        for name, size in self.sizes.items():
-            if not _COMPUTED.fullmatch(name):
-                total[name.split(".")[0]] += size
-                loaded[name.split(".")[0]] += size if name in matched else 0
-        return {child: loaded[child] / total[child] for child in total}
-
-    def problems(self) -> list[str]:
-        """Why results of the model would mean nothing; empty if they do."""
-        found = [
-            f"only {share:.1%} of {child} is in the file"
-            for child, share in self.coverage().items()
-            if share < _COVERAGE and child not in ("ml_head", "ml_norm")
-        ]
-        other = {n: s for n, s in self.mismatched.items() if not _COMPUTED.fullmatch(n)}
-        if other:
-            found.append(f"other shapes: {_some(_shapes(other))}")
-        if _LINEAR in self.unexpected:
-            found.append("the class head is linear in the file and cosine in the model")
-        if absent := [name for name in self.missing if _LABEL_HEAD.fullmatch(name)]:
-            found.append(f"the file has nothing for {_some(absent)}")
-        return found
-
-    def describe(self) -> str:
-        """The report for people, over several lines."""
-        width = max(map(len, TOP_MODULES))
-        lines = [f"{len(self.matched)} of {len(self.sizes)} tensors loaded from {self.source}"]
-        for module, row in self.counts().items():
-            cells = ", ".join(f"{count} {kind}" for kind, count in row.items() if count)
-            lines.append(f"  {module:<{width}}  {cells}")
-        for kind in ("missing", "unexpected"):
-            if names := getattr(self, kind):
-                lines.append(f"{kind}: {_some(names)}")
-        if self.mismatched:
-            shapes = _some(_shapes(self.mismatched))
-            lines.append(f"other shapes, left at initialisation: {shapes}")
-        theirs, ours = self.temperature
-        if theirs is not None:
-            fits = "fits" if "ml_norm.weight" in self.matched else "does not fit"
-            lines.append(f"temperature: {theirs} form in the file, {fits} ({ours} here)")
-        return "\n".join(lines + self.notes)
-
-
-def compare(
-    source: str, theirs: dict[str, Tensor], ours: Mapping[str, Tensor]
-) -> tuple[LoadReport, dict[str, Tensor]]:
-    """What of a file fits a model.
-
-    Args:
-        source: the file's name.
-        theirs: its tensors under our names.
-        ours: state of the model.
-
-    Returns:
-        The report, and the tensors to load.
-    """
-    report = LoadReport(source, {name: value.numel() for name, value in ours.items()})
-    report.temperature = temperature_form(theirs), temperature_form(ours)
-    theirs = _fitting_temperature(theirs, report)
-    for name, value in ours.items():
-        if name not in theirs:
-            report.missing.append(name)
-        elif theirs[name].shape != value.shape:
-            report.mismatched[name] = tuple(theirs[name].shape), tuple(value.shape)
-        else:
-            report.matched.append(name)
-    report.unexpected = [name for name in theirs if name not in ours]
-    _note_heads(report)
-    return report, {name: theirs[name] for name in report.matched}
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -165,7 +33,9 @@ class Checkpointer(DetectionCheckpointer):
         trust: run what is in files read, for those that hold more than weights.
         allow_partial: evaluate models that a file does not fill.
         for_evaluation: stop when a file does not fill the model, since results would mean
-            nothing. Else what does not fit is left as initialised, and reported.
+            nothing. Else what does not fit is left as initialised, and reported; position biases
+            of Swin are resized to the model's windows.
+        labels: names of the model's labels; a published file that says others is reported.
         save_to_disk: None: the main process alone.
         checkpointables: saved and loaded along, as optimizer=optimizer.
 
@@ -181,6 +51,7 @@ class Checkpointer(DetectionCheckpointer):
         trust: bool = False,
         allow_partial: bool = False,
         for_evaluation: bool = False,
+        labels: Sequence[str] = (),
         save_to_disk: bool | None = None,
         **checkpointables: object,
     ):
@@ -188,13 +59,15 @@ class Checkpointer(DetectionCheckpointer):
         self.trust = trust
         self.allow_partial = allow_partial
         self.for_evaluation = for_evaluation
+        self.labels = labels
         self.report: LoadReport | None = None
 
     def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict:
         """Load weights, and training state where the file has it.
 
         Args:
-            path: file or address, as Detectron2's PathManager takes; "" loads nothing.
+            path: what `read_weights` takes, or an address that Detectron2's PathManager knows; ""
+                loads nothing.
             checkpointables: names of what to load along; None: all.
 
         Returns:
@@ -211,23 +84,21 @@ class Checkpointer(DetectionCheckpointer):
         path = str(path)
         checkpoint = self._load_file(self.path_manager.get_local_path(path.removesuffix(_QUERY)))
         ours = self.model.state_dict()
-        self.report, fitting = compare(path, our_names(checkpoint.pop("model"), ours), ours)
-        logger.log(
-            logging.INFO if self.report.complete else logging.WARNING, self.report.describe()
-        )
-        problems = self.report.problems() if self.for_evaluation else []
-        if problems and not self.allow_partial:
-            raise ValueError(
-                f"{path} does not fit the model ({'; '.join(problems)}): give the config it was "
-                "trained with, or --allow-partial to evaluate all the same"
-            )
-        if not fitting and not self.allow_partial:
-            raise ValueError(
-                f"{path} has nothing for this model (its first name: "
-                f"{next(iter(self.report.unexpected), 'none')}): training would start from random "
-                "weights; leave MODEL.WEIGHTS empty if that is meant"
-            )
-        self.model.load_state_dict(fitting, strict=False)
+        theirs = our_names(checkpoint.pop("model"), ours)
+        resized = None
+        if not self.for_evaluation:
+            theirs, resized = fit_windows(theirs, ours)
+        self.report, fitting = compare(path, theirs, ours)
+        about, other_labels = describe_metadata(checkpoint.get("metadata"), self.labels)
+        self.report.notes += filter(None, (resized, other_labels))
+        lines = filter(None, (self.report.describe(), about))
+        logger.log(logging.INFO if self.report.complete else logging.WARNING, "\n".join(lines))
+        if not self.allow_partial:
+            self._refuse_misfits(path, empty=not fitting)
+        # With the model's own state for the rest: Detectron2's frozen batch norm would reset what
+        # it does not find, and what is missing must stay as it is.
+        ours.update(fitting)
+        self.model.load_state_dict(ours)
         self._load_checkpointables(path, checkpoint, checkpointables)
         return checkpoint
 
@@ -256,6 +127,20 @@ class Checkpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         return read_weights(filename, self.trust)
 
+    def _refuse_misfits(self, path: str, empty: bool) -> None:
+        problems = self.report.problems() if self.for_evaluation else []
+        if problems:
+            raise ValueError(
+                f"{path} does not fit the model ({'; '.join(problems)}): give the config it was "
+                "trained with, or --allow-partial to evaluate all the same"
+            )
+        if empty:
+            first = next(iter([*self.report.unexpected, *self.report.mismatched]), "none")
+            raise ValueError(
+                f"{path} has nothing for this model (its first name: {first}): training would "
+                "start from random weights; leave MODEL.WEIGHTS empty if that is meant"
+            )
+
     def _load_checkpointables(
         self, path: str, checkpoint: dict, names: Iterable[str] | None
     ) -> None:
@@ -264,105 +149,3 @@ class Checkpointer(DetectionCheckpointer):
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
             else:
                 logger.warning("%s has no state of %s, which starts anew", path, name)
-
-
-class _NotPlainError(TypeError):
-    """Only a trusting reader could read a value."""
-
-
-def plain_state(state: Mapping, where: str = "") -> dict:
-    """State in types that torch.load reads with weights_only.
-
-    These are tensors, str, bytes, int, float, complex, bool, None, torch's Size, dtype and device,
-    and dicts, lists, tuples and sets of them; NumPy's scalars and arrays become numbers and
-    tensors. An entry of a dict that holds anything else, such as a function or a scheduler
-    object, is left out with a warning.
-    """
-    kept = Counter() if isinstance(state, Counter) else {}
-    for key, value in state.items():
-        try:
-            kept[_plain(key, where)] = _plain(value, f"{where}{key}.")
-        except _NotPlainError as error:
-            logger.warning("%s%s is not saved: it holds a %s", where, key, error)
-    return kept
-
-
-def _plain(value: object, where: str) -> object:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return torch.from_numpy(value)
-    if isinstance(value, Mapping):
-        return plain_state(value, where)
-    if isinstance(value, torch.Size):
-        return value
-    if isinstance(value, (list, tuple, set)):
-        base = next(t for t in (list, tuple, set) if isinstance(value, t))
-        return base(_plain(v, where) for v in value)
-    if isinstance(value, Tensor):
-        return value.detach()
-    known = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
-    if type(value) not in known:
-        raise _NotPlainError(type(value).__name__)
-    return value
-
-
-def _top_module(name: str) -> str:
-    for module in TOP_MODULES:
-        if name.startswith(module + "."):
-            return module
-    return name.split(".")[0]
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _shapes(mismatched: dict) -> list[str]:
-    return [f"{name} {theirs} for {ours}" for name, (theirs, ours) in mismatched.items()]
-
-
-def temperature_form(state: Mapping[str, Tensor]) -> str | None:
-    """Value of MODEL.RANKSEG.TEMPERATURE that makes tensors of these names; None without any."""
-    if "ml_norm.weight" not in state:
-        return None
-    if "ml_norm.bias" in state:
-        return "layernorm"
-    return "shared" if state["ml_norm.weight"].numel() == 1 else "rank"
-
-
-def _fitting_temperature(theirs: dict[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
-    """The file's tensors, without those of a temperature in another form.
-
-    A weight of the same shape would load, but scale standardised logits in one form and plain
-    ones in the other.
-    """
-    form, wanted = report.temperature
-    if form is None or wanted is None or form == wanted:
-        return theirs
-    report.notes.append(
-        f"ml_norm is left at initialisation: its form is {wanted} here and {form} in the file, "
-        "see MODEL.RANKSEG.TEMPERATURE."
-    )
-    return {name: value for name, value in theirs.items() if not name.startswith("ml_norm.")}
-
-
-def _note_heads(report: LoadReport) -> None:
-    theirs = [*report.matched, *report.mismatched, *report.unexpected]
-    for child, key in (("ml_head", "MODEL.RANKSEG.FLAG"), ("ml_norm", "MODEL.RANKSEG.SELECTION")):
-        in_file = any(name.startswith(child + ".") for name in theirs)
-        in_model = any(name.startswith(child + ".") for name in report.sizes)
-        if in_model and not in_file and child == "ml_head":
-            report.notes.append("The file has no ml_head: the multi-label head is not trained.")
-        if in_file and not in_model:
-            report.notes.append(f"The file has {child} and the model has not: see {key}.")
-    if _LINEAR in report.unexpected:
-        report.notes.append(
-            "The class head is linear in the file and cosine here: see "
-            "MODEL.SEM_SEG_HEAD.USE_LAYERNORM."
-        )
-    if other := [name for name in report.mismatched if _LABEL_HEAD.fullmatch(name)]:
-        report.notes.append(
-            f"The file is for other labels or another head: {_some(other)} stay at initialisation."
-        )

@@ -1,151 +1,235 @@
-"""Parameter names of Hugging Face's Mask2Former, as a table of rules."""
+"""Parameter names of Hugging Face's Mask2Former and backbones, as one table for both ways."""
 
 import re
+from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
 
-_SWIN = r"model\.pixel_level_module\.encoder\.(?:swin\.|model\.)?"
-_RESNET = r"model\.pixel_level_module\.encoder\."
-_PIXEL = r"model\.pixel_level_module\.decoder\."
-_QUERY = r"model\.transformer_module\."
-_BLOCK = r"backbone.layers.\1.blocks.\2."
-_ENCODER = r"sem_seg_head.pixel_decoder.transformer.encoder.layers.\1."
+_ENCODER = "model.pixel_level_module.encoder."
+_PIXEL = "model.pixel_level_module.decoder."
+_QUERY = "model.transformer_module."
+_DECODER = _QUERY + "decoder."
+_SWIN = _ENCODER + "encoder.layers.#."
+_BLOCK = _SWIN + "blocks.#."
+_STAGE = _ENCODER + "encoder.stages."
+_OUR_PIXEL = "sem_seg_head.pixel_decoder."
+_OUR_LAYER = _OUR_PIXEL + "transformer.encoder.layers.#."
 _PREDICTOR = "sem_seg_head.predictor."
 
-# (their pattern, our name); the first whole match counts. Both the names of transformers 4, which
-# checkpoint files keep, and those of its version 5 are known.
-RULES = [
-    (_SWIN + r"embeddings\.patch_embeddings\.projection\.(\w+)", r"backbone.patch_embed.proj.\1"),
-    (_SWIN + r"embeddings\.norm\.(\w+)", r"backbone.patch_embed.norm.\1"),
+# (their name in files, our name), # for a number and * for a word, in the same order on both
+# sides. The first that matches a whole name counts, in either direction.
+NAMES = [
+    # Swin
+    (_ENCODER + "embeddings.patch_embeddings.projection.*", "backbone.patch_embed.proj.*"),
+    (_ENCODER + "embeddings.norm.*", "backbone.patch_embed.norm.*"),
     (
-        _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.(?:self\.)?"
-        r"(?:relative_position_bias\.)?(relative_position_bias_table|relative_position_index)",
-        _BLOCK + r"attn.\3",
+        _BLOCK + "attention.self.relative_position_*",
+        "backbone.layers.#.blocks.#.attn.relative_position_*",
+    ),
+    (_BLOCK + "attention.output.dense.*", "backbone.layers.#.blocks.#.attn.proj.*"),
+    (_BLOCK + "layernorm_before.*", "backbone.layers.#.blocks.#.norm1.*"),
+    (_BLOCK + "layernorm_after.*", "backbone.layers.#.blocks.#.norm2.*"),
+    (_BLOCK + "intermediate.dense.*", "backbone.layers.#.blocks.#.mlp.fc1.*"),
+    (_BLOCK + "output.dense.*", "backbone.layers.#.blocks.#.mlp.fc2.*"),
+    (_SWIN + "downsample.*.*", "backbone.layers.#.downsample.*.*"),
+    *[(f"{_ENCODER}hidden_states_norms.stage{i + 1}.*", f"backbone.norm{i}.*") for i in range(4)],
+    # ResNet
+    (_ENCODER + "embedder.embedder.convolution.*", "backbone.stem.conv1.*"),
+    (_ENCODER + "embedder.embedder.normalization.*", "backbone.stem.conv1.norm.*"),
+    *[
+        (f"{_STAGE}{stage}.layers.#.{theirs}.{kind}.*", f"backbone.res{stage + 2}.#.{ours}.{norm}*")
+        for stage in range(4)
+        for theirs, ours in (
+            ("shortcut", "shortcut"),
+            ("layer.0", "conv1"),
+            ("layer.1", "conv2"),
+            ("layer.2", "conv3"),
+        )
+        for kind, norm in (("convolution", ""), ("normalization", "norm."))
+    ],
+    # pixel decoder
+    (_PIXEL + "level_embed", _OUR_PIXEL + "transformer.level_embed"),
+    (_PIXEL + "input_projections.#.#.*", _OUR_PIXEL + "input_proj.#.#.*"),
+    (_PIXEL + "encoder.layers.#.self_attn_layer_norm.*", _OUR_LAYER + "norm1.*"),
+    (_PIXEL + "encoder.layers.#.final_layer_norm.*", _OUR_LAYER + "norm2.*"),
+    (_PIXEL + "encoder.layers.#.fc1.*", _OUR_LAYER + "linear1.*"),
+    (_PIXEL + "encoder.layers.#.fc2.*", _OUR_LAYER + "linear2.*"),
+    (_PIXEL + "encoder.layers.#.self_attn.*.*", _OUR_LAYER + "self_attn.*.*"),
+    (_PIXEL + "mask_projection.*", _OUR_PIXEL + "mask_features.*"),
+    (_PIXEL + "adapter_#.0.*", _OUR_PIXEL + "adapter_#.*"),
+    (_PIXEL + "adapter_#.1.*", _OUR_PIXEL + "adapter_#.norm.*"),
+    (_PIXEL + "layer_#.0.*", _OUR_PIXEL + "layer_#.*"),
+    (_PIXEL + "layer_#.1.*", _OUR_PIXEL + "layer_#.norm.*"),
+    # query decoder
+    (_QUERY + "queries_embedder.weight", _PREDICTOR + "query_embed.weight"),
+    (_QUERY + "queries_features.weight", _PREDICTOR + "query_feat.weight"),
+    (_QUERY + "level_embed.weight", _PREDICTOR + "level_embed.weight"),
+    (_QUERY + "input_projections.#.*", _PREDICTOR + "input_proj.#.*"),
+    (_DECODER + "layernorm.*", _PREDICTOR + "decoder_norm.*"),
+    (
+        _DECODER + "layers.#.self_attn.out_proj.*",
+        _PREDICTOR + "transformer_self_attention_layers.#.self_attn.out_proj.*",
     ),
     (
-        _SWIN
-        + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.(?:o_proj|output\.dense)\.(\w+)",
-        _BLOCK + r"attn.proj.\3",
+        _DECODER + "layers.#.self_attn_layer_norm.*",
+        _PREDICTOR + "transformer_self_attention_layers.#.norm.*",
     ),
     (
-        _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.layernorm_before\.(\w+)",
-        _BLOCK + r"norm1.\3",
+        _DECODER + "layers.#.cross_attn.out_proj.*",
+        _PREDICTOR + "transformer_cross_attention_layers.#.multihead_attn.out_proj.*",
     ),
     (
-        _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.layernorm_after\.(\w+)",
-        _BLOCK + r"norm2.\3",
+        _DECODER + "layers.#.cross_attn.in_proj_*",
+        _PREDICTOR + "transformer_cross_attention_layers.#.multihead_attn.in_proj_*",
     ),
     (
-        _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.(?:mlp\.fc1|intermediate\.dense)\.(\w+)",
-        _BLOCK + r"mlp.fc1.\3",
+        _DECODER + "layers.#.cross_attn_layer_norm.*",
+        _PREDICTOR + "transformer_cross_attention_layers.#.norm.*",
     ),
-    (
-        _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.(?:mlp\.fc2|output\.dense)\.(\w+)",
-        _BLOCK + r"mlp.fc2.\3",
-    ),
-    (_SWIN + r"encoder\.layers\.(\d+)\.downsample\.(.+)", r"backbone.layers.\1.downsample.\2"),
-    (
-        _RESNET + r"embedder\.embedder\.convolution\.(\w+)",
-        r"backbone.stem.conv1.\1",
-    ),
-    (_RESNET + r"embedder\.embedder\.normalization\.(\w+)", r"backbone.stem.conv1.norm.\1"),
-    (_PIXEL + r"level_embed", "sem_seg_head.pixel_decoder.transformer.level_embed"),
-    (_PIXEL + r"input_projections\.(.+)", r"sem_seg_head.pixel_decoder.input_proj.\1"),
-    (_PIXEL + r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(\w+)", _ENCODER + r"norm1.\2"),
-    (_PIXEL + r"encoder\.layers\.(\d+)\.final_layer_norm\.(\w+)", _ENCODER + r"norm2.\2"),
-    (_PIXEL + r"encoder\.layers\.(\d+)\.fc([12])\.(\w+)", _ENCODER + r"linear\2.\3"),
-    (_PIXEL + r"encoder\.layers\.(\d+)\.(self_attn\..+)", _ENCODER + r"\2"),
-    (_PIXEL + r"mask_projection\.(\w+)", r"sem_seg_head.pixel_decoder.mask_features.\1"),
-    (_PIXEL + r"(adapter|layer)_(\d+)\.0\.(\w+)", r"sem_seg_head.pixel_decoder.\1_\2.\3"),
-    (_PIXEL + r"(adapter|layer)_(\d+)\.1\.(\w+)", r"sem_seg_head.pixel_decoder.\1_\2.norm.\3"),
-    (_QUERY + r"queries_embedder\.weight", _PREDICTOR + "query_embed.weight"),
-    (_QUERY + r"queries_features\.weight", _PREDICTOR + "query_feat.weight"),
-    (_QUERY + r"level_embed\.weight", _PREDICTOR + "level_embed.weight"),
-    (_QUERY + r"input_projections\.(\d+)\.(\w+)", _PREDICTOR + r"input_proj.\1.\2"),
-    (_QUERY + r"decoder\.layernorm\.(\w+)", _PREDICTOR + r"decoder_norm.\1"),
-    (
-        _QUERY + r"decoder\.layers\.(\d+)\.self_attn\.out_proj\.(\w+)",
-        _PREDICTOR + r"transformer_self_attention_layers.\1.self_attn.out_proj.\2",
-    ),
-    (
-        _QUERY + r"decoder\.layers\.(\d+)\.self_attn_layer_norm\.(\w+)",
-        _PREDICTOR + r"transformer_self_attention_layers.\1.norm.\2",
-    ),
-    (
-        _QUERY + r"decoder\.layers\.(\d+)\.cross_attn\.(.+)",
-        _PREDICTOR + r"transformer_cross_attention_layers.\1.multihead_attn.\2",
-    ),
-    (
-        _QUERY + r"decoder\.layers\.(\d+)\.cross_attn_layer_norm\.(\w+)",
-        _PREDICTOR + r"transformer_cross_attention_layers.\1.norm.\2",
-    ),
-    (
-        _QUERY + r"decoder\.layers\.(\d+)\.fc([12])\.(\w+)",
-        _PREDICTOR + r"transformer_ffn_layers.\1.linear\2.\3",
-    ),
-    (
-        _QUERY + r"decoder\.layers\.(\d+)\.final_layer_norm\.(\w+)",
-        _PREDICTOR + r"transformer_ffn_layers.\1.norm.\2",
-    ),
-    (
-        _QUERY + r"decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.(\w+)",
-        _PREDICTOR + r"mask_embed.layers.\1.\2",
-    ),
-    (r"class_predictor\.(\w+)", _PREDICTOR + r"class_embed.\1"),
-    (r"criterion\.empty_weight", "criterion.empty_weight"),
+    (_DECODER + "layers.#.fc1.*", _PREDICTOR + "transformer_ffn_layers.#.linear1.*"),
+    (_DECODER + "layers.#.fc2.*", _PREDICTOR + "transformer_ffn_layers.#.linear2.*"),
+    (_DECODER + "layers.#.final_layer_norm.*", _PREDICTOR + "transformer_ffn_layers.#.norm.*"),
+    (_DECODER + "mask_predictor.mask_embedder.#.0.*", _PREDICTOR + "mask_embed.layers.#.*"),
+    ("class_predictor.*", _PREDICTOR + "class_embed.*"),
+    ("criterion.empty_weight", "criterion.empty_weight"),
 ]
-# Three of their parameters, q, k and v, are one of ours.
-_JOINT = [
+# Three of their parameters, in this order, are one of ours: {} is one of the three.
+_SPLIT = [
     (
-        _SWIN + r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.(?:self\.)?"
-        r"(q|k|v)(?:uery|ey|alue|_proj)\.(\w+)",
-        r"backbone.layers.\1.blocks.\2.attn.qkv.\4",
+        _BLOCK + "attention.self.{}.*",
+        ("query", "key", "value"),
+        "backbone.layers.#.blocks.#.attn.qkv.*",
     ),
     (
-        _QUERY + r"decoder\.layers\.(\d+)()\.self_attn\.(q|k|v)_proj\.(\w+)",
-        _PREDICTOR + r"transformer_self_attention_layers.\1.self_attn.in_proj_\4",
+        _DECODER + "layers.#.self_attn.{}_proj.*",
+        ("q", "k", "v"),
+        _PREDICTOR + "transformer_self_attention_layers.#.self_attn.in_proj_*",
     ),
 ]
-# Theirs computes these, or has no use for them.
-_UNUSED = re.compile(_SWIN + r"layernorm\..+|.*num_batches_tracked")
+# Other names of theirs -> the name in files of Mask2Former. Alone, a backbone has no prefix, or
+# its own; models of transformers 5 call parts of Swin otherwise than files do.
+_SYNONYMS = [
+    (
+        r"(?:swin\.|resnet\.)?((?:embeddings|embedder|encoder|hidden_states_norms)\..+)",
+        rf"{_ENCODER}\1",
+    ),
+    (rf"({re.escape(_ENCODER)})(?:swin|model)\.(.+)", r"\1\2"),
+    (r"(.+\.attention)\.relative_position_bias\.(\w+)", r"\1.self.\2"),
+    *[
+        (rf"(.+\.blocks\.\d+)\.attention\.{new}_proj\.(\w+)", rf"\1.attention.{old}.\2")
+        for new, old in zip(
+            "qkvo", ("self.query", "self.key", "self.value", "output.dense"), strict=True
+        )
+    ],
+    (r"(.+\.blocks\.\d+)\.mlp\.fc1\.(\w+)", r"\1.intermediate.dense.\2"),
+    (r"(.+\.blocks\.\d+)\.mlp\.fc2\.(\w+)", r"\1.output.dense.\2"),
+]
+# A parameter that tells their models from others.
+_OWN = re.compile(
+    r"model\.pixel_level_module\..+"
+    r"|(?:swin\.)?embeddings\.patch_embeddings\..+|(?:resnet\.)?embedder\.embedder\..+"
+)
+# A segmentor has no use for these: a last norm and classifiers of ImageNet.
+_UNUSED = re.compile(rf"{re.escape(_ENCODER)}layernorm\..+|(?:swin\.)?layernorm\..+|classifier\..+")
+# Ours keeps what theirs computes.
+_COMPUTED = re.compile(r".+\.relative_position_index")
 
 
 def is_huggingface(state: dict[str, Tensor]) -> bool:
-    """Whether parameter names are those of Hugging Face's Mask2Former."""
-    return any(key.startswith("model.pixel_level_module.") for key in state)
+    """Whether parameter names are those of Hugging Face's Mask2Former, Swin or ResNet."""
+    return any(map(_OWN.fullmatch, state))
 
 
 def from_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of ``Mask2FormerForUniversalSegmentation`` under our names.
+    """Parameters under our names.
 
-    Swin and ResNet backbones are known. Names without a rule are kept, so that a load report
-    shows them.
+    Args:
+        state: of ``Mask2FormerForUniversalSegmentation`` with a Swin or ResNet backbone, or of
+            such a backbone alone (``SwinForImageClassification``, ``SwinBackbone``, ...).
+
+    Returns:
+        Names without a rule are kept, so that a load report shows them.
     """
     ours: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
     for key, value in state.items():
-        if _UNUSED.fullmatch(key):
+        name = _name_in_files(key)
+        if _UNUSED.fullmatch(name):
             continue
-        for pattern, name in _JOINT:
-            if match := re.fullmatch(pattern, key):
-                parts.setdefault(match.expand(name), {})[match[3]] = value
+        for template, ours_template, part in _split_rules():
+            if (joint := _translate(name, template, ours_template)) is not None:
+                parts.setdefault(joint, {})[part] = value
                 break
         else:
-            ours[_rename(key)] = value
-    return ours | {key: torch.cat([p["q"], p["k"], p["v"]]) for key, p in parts.items()}
+            ours[_first(name, NAMES) or key] = value
+    for name, three in parts.items():
+        if len(three) == 3:
+            ours[name] = torch.cat([three[i] for i in range(3)])
+    return ours
 
 
-def _rename(key: str) -> str:
-    for pattern, name in RULES:
-        if match := re.fullmatch(pattern, key):
-            return match.expand(name)
-    if match := re.fullmatch(_SWIN + r"hidden_states_norms\.stage(\d)\.(\w+)", key):
-        return f"backbone.norm{int(match[1]) - 1}.{match[2]}"
-    stage = _RESNET + r"encoder\.stages\.(\d)\.layers\.(\d+)\."
-    unit = r"(convolution|normalization)\.(\w+)"
-    if match := re.fullmatch(stage + r"(?:layer\.(\d)|(shortcut))\." + unit, key):
-        conv = f"conv{int(match[3]) + 1}" if match[3] else "shortcut"
-        norm = "norm." if match[5] == "normalization" else ""
-        return f"backbone.res{int(match[1]) + 2}.{match[2]}.{conv}.{norm}{match[6]}"
-    return key
+def to_huggingface(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Parameters of our model under the names of Hugging Face's files.
+
+    Args:
+        state: of a model with a Swin or ResNet backbone.
+
+    Returns:
+        Their state, and the names of ours that have no counterpart.
+    """
+    theirs: dict[str, Tensor] = {}
+    left = []
+    inverse = [(ours, name) for name, ours in NAMES]
+    for key, value in state.items():
+        if _COMPUTED.fullmatch(key):
+            continue
+        thirds = {
+            part: name
+            for template, ours_template, part in _split_rules()
+            if (name := _translate(key, ours_template, template)) is not None
+        }
+        if thirds:
+            theirs |= {thirds[part]: x.contiguous() for part, x in enumerate(value.chunk(3))}
+        elif (name := _first(key, inverse)) is None:
+            left.append(key)
+        else:
+            theirs[name] = value
+            if name.endswith(".running_var"):
+                # Their norms count batches; ours do too unless frozen, and then say so below.
+                counter = name.removesuffix("running_var") + "num_batches_tracked"
+                theirs.setdefault(counter, torch.tensor(0))
+    return theirs, left
+
+
+def _split_rules() -> Iterator[tuple[str, str, int]]:
+    for template, words, ours in _SPLIT:
+        for part, word in enumerate(words):
+            yield template.format(word), ours, part
+
+
+def _name_in_files(name: str) -> str:
+    for pattern, replacement in _SYNONYMS:
+        if match := re.fullmatch(pattern, name):
+            name = match.expand(replacement)
+    return name
+
+
+def _first(name: str, rules: list[tuple[str, str]]) -> str | None:
+    found = (_translate(name, source, target) for source, target in rules)
+    return next((x for x in found if x is not None), None)
+
+
+def _translate(name: str, source: str, target: str) -> str | None:
+    """`name` in the form of `target`, if it has the form of `source`."""
+    match = _pattern(source).fullmatch(name)
+    if match is None:
+        return None
+    words = iter(match.groups())
+    return re.sub(r"[#*]", lambda _: next(words), target)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern:
+    return re.compile(re.escape(template).replace(r"\#", r"(\d+)").replace(r"\*", r"(\w+)"))

@@ -10,8 +10,8 @@ from rankseg_m2f.engine.huggingface import from_huggingface, is_huggingface
 # (their pattern, our name). Rules whose pattern matches a whole name are applied one after the
 # other, until the model knows the name.
 RENAMES = [
-    # DistributedDataParallel wraps the model.
-    (r"module\.(.+)", r"\1"),
+    # DistributedDataParallel and torch.compile wrap the model, in either order.
+    (r"(?:module\.|_orig_mod\.)+(.+)", r"\1"),
     # MaskFormer had no pixel decoder of its own: all but the predictor was the head's.
     (r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)(.+)", r"sem_seg_head.pixel_decoder.\1"),
     # The first name of the learnable query features.
@@ -26,10 +26,30 @@ RENAMES = [
     # and a shortcut is a list of convolution and norm.
     (r"(res\d\.\d+)\.downsample\.0\.(.+)", r"\1.shortcut.\2"),
     (r"(res\d\.\d+)\.downsample\.1\.(.+)", r"\1.shortcut.norm.\2"),
+    # Caffe2's ResNet has an affine map for a norm, and letters for the convolutions of a block.
+    (r"conv1_w", "stem.conv1.weight"),
+    (r"res_conv1_bn_(\w+)", r"stem.conv1.norm.\1"),
+    *[
+        rule
+        for branch, conv in {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}.items()
+        for rule in (
+            (rf"(res\d)_(\d+)_branch{branch}_w", rf"\1.\2.{conv}.weight"),
+            (rf"(res\d)_(\d+)_branch{branch}_bn_(\w+)", rf"\1.\2.{conv}.norm.\3"),
+        )
+    ],
+    *[
+        (rf"((?:stem|res\d)\..+\.norm)\.{theirs}", rf"\1.{ours}")
+        for theirs, ours in {
+            "s": "weight",
+            "b": "bias",
+            "rm": "running_mean",
+            "riv": "running_var",
+        }.items()
+    ],
     # Backbones pretrained on ImageNet are no part of a larger model: ResNet,
     (r"((?:stem|res\d)\..+)", r"backbone.\1"),
     # and Swin.
-    (r"((?:patch_embed|layers)\..+)", r"backbone.\1"),
+    (r"((?:patch_embed|layers|norm\d)\..+|absolute_pos_embed)", r"backbone.\1"),
 ]
 # timm's Swin since 0.9 halves the resolution at the start of a stage, not at its end.
 TIMM_SWIN = [
@@ -41,6 +61,11 @@ UNUSED = [
     r"pixel_(?:mean|std)",
     # A counter of BatchNorm, which a frozen one lacks.
     r".+\.num_batches_tracked",
+    # How many models an average is of.
+    r"n_averaged",
+    # Caffe2's optimizer, classifier, and the bias its normalised stem does not need.
+    r".+_momentum",
+    r"fc1000_[wb]|pred_[wb]|conv1_b",
     # Classifiers of ImageNet: ResNet, ResNet as Detectron2 converts it, Swin and its last norm.
     r"fc\.(?:weight|bias)",
     r"stem\.fc\.(?:weight|bias)",

@@ -23,13 +23,14 @@ from detectron2.utils.logger import setup_logger
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config, get_cfg
 from rankseg_m2f.data.check import label_difference
-from rankseg_m2f.data.datasets.ade20k import register_ade20k
 from rankseg_m2f.data.datasets.definitions import register_definitions
-from rankseg_m2f.data.datasets.official_video import register_official_videos
+from rankseg_m2f.data.datasets.official import check_prepared, register_official
 from rankseg_m2f.data.datasets.scenes import register_scenes
 from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
 from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.config_files import find_config
 from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -54,26 +55,31 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Register what lies under $DETECTRON2_DATASETS and the datasets of DATASETS.DEFINITIONS."""
+    """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    register_scenes(root / "scenes")
-    register_video_scenes(root / "video_scenes")
-    register_ade20k(root / "ADEChallengeData2016")
-    register_official_videos(root)
+    # Scenes of other settings lie beside the standard ones, as scenes_150.
+    for register, folders in (
+        (register_scenes, "scenes*"),
+        (register_video_scenes, "video_scenes*"),
+    ):
+        for folder in sorted(root.glob(folders)):
+            register(folder)
+    register_official(root)
     register_definitions(cfg.DATASETS.DEFINITIONS)
 
 
 def load_config(config_file: str, overrides: list[str]) -> Config:
     """The frozen config of a file and KEY VALUE overrides, its datasets registered.
 
+    Args:
+        config_file: a file, or the path of one of the official repositories; "" for defaults.
+
     Raises:
         FileNotFoundError: no such config.
     """
     cfg = get_cfg()
     if config_file:
-        if not Path(config_file).is_file():
-            raise FileNotFoundError(f"config {config_file} does not exist")
-        cfg.merge_from_file(config_file)
+        cfg.merge_from_file(str(find_config(config_file)))
     cfg.merge_from_list(overrides)
     cfg.freeze()
     register_datasets(cfg)
@@ -120,6 +126,9 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
     # Scales batch and schedule when SOLVER.REFERENCE_WORLD_SIZE asks for it.
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
+    if args.config_file:
+        # Detectron2 copies the file's text into the log.
+        args.config_file = str(find_config(args.config_file))
     default_setup(cfg, args)
     if args.eval_only:
         return evaluate_weights(cfg, args)
@@ -139,6 +148,7 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
         trust=args.trust_checkpoint,
         allow_partial=args.allow_partial,
         for_evaluation=True,
+        labels=label_names(cfg),
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)
@@ -157,10 +167,12 @@ def run() -> None:
     args = argument_parser().parse_args()
     try:
         # Before any process is started, so that a mistake is one line and not many tracebacks.
-        device = load_config(args.config_file, args.opts).MODEL.DEVICE
+        cfg = load_config(args.config_file, args.opts)
+        for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+            check_prepared(name)
     except (ValueError, KeyError, AssertionError, OSError) as error:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {sentence(error)}") from error
-    if device == "cpu":
+    if cfg.MODEL.DEVICE == "cpu":
         # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -45,8 +45,9 @@ RULES = (
     Rule(r"^ml_head\.", multiplier="MLHEAD_MULTIPLIER"),
     Rule(r"relative_position_bias_table$|absolute_pos_embed$", decay=0.0),
     Rule(modules=_NORMS, decay="WEIGHT_DECAY_NORM"),
-    # The temperature is no nn.LayerNorm here, but is what LayerNorm weights are in official code.
-    Rule(r"^ml_norm\.", decay="WEIGHT_DECAY_NORM"),
+    # The temperature is no nn.LayerNorm here, but is what LayerNorm weights are in official code;
+    # the scale of cosines is its control.
+    Rule(r"^ml_norm\.|\.class_embed\.scale$", decay="WEIGHT_DECAY_NORM"),
     Rule(modules=(nn.Embedding,), decay="WEIGHT_DECAY_EMBED"),
     Rule(r"^ml_head\.cls_emb$", decay="WEIGHT_DECAY_LABEL_EMBED"),
 )

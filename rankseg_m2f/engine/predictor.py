@@ -11,11 +11,18 @@ from detectron2.modeling import build_model
 
 from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.windows import WindowedModel
+from rankseg_m2f.rankseg.selection import Selection
 
 
 class Predictor:
-    """The model of a config with MODEL.WEIGHTS, ready for single pictures."""
+    """The model of a config with MODEL.WEIGHTS, ready for single pictures.
+
+    Attributes:
+        selection: what is known about the labels of all inputs to come, such as
+            ``Selection(deny=[3])``; a call may say otherwise.
+    """
 
     def __init__(self, cfg: CfgNode, trust: bool = False, allow_partial: bool = False):
         """
@@ -24,21 +31,32 @@ class Predictor:
             allow_partial: accept weights that lack parts of the model.
         """
         self.model = build_model(cfg).eval()
+        self.selection = Selection()
         self.image_format = cfg.INPUT.FORMAT
         self.augmentations = T.AugmentationList(resize_for_test(cfg))
         Checkpointer(
-            self.model, trust=trust, allow_partial=allow_partial, for_evaluation=True
+            self.model,
+            trust=trust,
+            allow_partial=allow_partial,
+            for_evaluation=True,
+            labels=label_names(cfg),
         ).load(cfg.MODEL.WEIGHTS)
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> dict:
+    def __call__(self, image: np.ndarray, selection: Selection | None = None) -> dict:
         """Results as `MaskFormer.forward` gives them, at the picture's own size.
 
         Args:
             image: (H, W, 3) uint8, RGB.
+            selection: what is known about this picture's labels; None: `self.selection`.
         """
-        height, width = image.shape[:2]
-        return self.model([{"image": self.resized(image), "height": height, "width": width}])[0]
+        return self.model([self.sample(self.resized(image), image, selection)])[0]
+
+    def sample(self, images, original: np.ndarray, selection: Selection | None) -> dict:
+        """The model's input: `images` as it takes them, results at the size of `original`."""
+        height, width = original.shape[:2]
+        chosen = self.selection if selection is None else selection
+        return {"image": images, "height": height, "width": width, "selection": chosen}
 
     def resized(self, image: np.ndarray) -> torch.Tensor:
         """(3, h, w) uint8 as the model takes it."""
@@ -63,11 +81,12 @@ class VideoPredictor(Predictor):
         ).eval()
 
     @torch.inference_mode()
-    def __call__(self, frames: Iterable[np.ndarray]) -> dict:
+    def __call__(self, frames: Iterable[np.ndarray], selection: Selection | None = None) -> dict:
         """Results as `WindowedModel` gives them, at the video's own size.
 
         Args:
             frames: (H, W, 3) uint8, RGB; read once.
+            selection: what is known about this video's labels; None: `self.selection`.
 
         Raises:
             ValueError: no frame.
@@ -77,5 +96,4 @@ class VideoPredictor(Predictor):
         if first is None:
             raise ValueError("the video has no frame")
         images = map(self.resized, itertools.chain([first], stream))
-        height, width = first.shape[:2]
-        return self.windowed([{"image": images, "height": height, "width": width}])[0]
+        return self.windowed([self.sample(images, first, selection)])[0]

@@ -3,6 +3,7 @@
 Shapes: K labels, κ selected labels.
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,25 +30,38 @@ class Setting:
         kappa: κ; K without selection.
         selection: only κ labels can be predicted.
         temperature: that of each rank applies; without selection, to all K labels sorted.
-        oracle: only labels of the ground truth can be predicted.
+        oracle: only labels of the ground truth can be predicted: all of them, whatever κ is, or with
+            MODEL.RANKSEG.USE_GT those among the κ selected.
+        min_score, mass: dynamic κ, see `rankseg.selection.label_count`.
     """
 
     kappa: int
     selection: bool
     temperature: bool
     oracle: bool
+    min_score: float = 0.0
+    mass: float = 1.0
 
     @classmethod
     def of(cls, model: MaskFormer) -> "Setting":
         """The one the model's config asks for."""
         own = model.rank_options
-        kappa = own.kappa if own.selection else model.num_labels
-        return cls(kappa, own.selection, own.temperature, own.oracle_eval)
+        oracle = own.oracle_eval or own.oracle_train
+        if not own.selection:
+            return cls(model.num_labels, False, False, oracle)
+        return cls(own.kappa_eval, True, own.temperature, oracle, own.min_score, own.mass)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether κ differs from image to image."""
+        return self.min_score > 0 or self.mass < 1
 
     @property
     def name(self) -> str:
         """Fit for a folder."""
         parts = [f"kappa{self.kappa}" if self.selection else "all"]
+        if self.dynamic:
+            parts.append(f"score{self.min_score:g}-mass{self.mass:g}")
         parts += [part for part in ("temperature", "oracle") if getattr(self, part)]
         return "-".join(parts)
 
@@ -55,17 +69,21 @@ class Setting:
         """`base` with this setting."""
         return replace(
             base,
-            kappa=self.kappa,
+            kappa_eval=self.kappa,
+            min_score=self.min_score,
+            mass=self.mass,
             # Temperatures belong to ranks, so they need the sort.
             selection=self.selection or self.temperature,
             temperature=self.temperature,
-            oracle_eval=self.oracle,
+            oracle_eval=self.oracle and not base.oracle_train,
         )
 
     def obstacle(self, model: MaskFormer) -> str | None:
         """Why the model has no such setting; None if it has."""
         if self.selection and model.ml_head is None:
             return "the model has no multi-label head that could rank labels"
+        if model.rank_options.oracle_train and not self.oracle:
+            return "an oracle rules before labels are ranked: set MODEL.RANKSEG.USE_GT False"
         if not self.temperature:
             return None
         if model.ml_norm is None:
@@ -86,8 +104,8 @@ def grid(
     """All combinations that the model can serve, its own setting first.
 
     Args:
-        kappas: κ of the settings with selection; larger than K means K. None: some up to the
-            model's own.
+        kappas: κ of the settings with selection; larger than K means K. None: some up to that of
+            training.
 
     Returns:
         Settings, none twice; and of those left out, name -> reason.
@@ -148,13 +166,22 @@ def sweep(
     loader = build_test_loader(cfg, name)
     truth = GroundTruth.of(name)
     judges = {s: _judges(cfg, truth, folder and folder / s.name) for s in settings}
-    options = {s: s.options(model.rank_options) for s in settings}
     with inference_context(model), torch.no_grad():
+        variants = {s: _variant(model, s) for s in settings}
         for inputs in progress(loader):
             clips, layers, presence = model.decode(inputs)
-            for setting, judge in judges.items():
-                judge.process(inputs, model.results(clips, layers[-1], presence, options[setting]))
+            for setting, variant in variants.items():
+                selections = variant.selections(inputs, clips)
+                outputs = variant.infer(layers[-1], presence, selections, clips)
+                judges[setting].process(inputs, outputs)
     return {setting: judge.evaluate() for setting, judge in judges.items()}
+
+
+def _variant(model: MaskFormer, setting: Setting) -> MaskFormer:
+    """The model with another setting; parameters are shared."""
+    variant = copy.copy(model)
+    variant.rank_options = setting.options(model.rank_options)
+    return variant
 
 
 def _judges(cfg: CfgNode, truth: GroundTruth, folder: Path | None) -> DatasetEvaluators:

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from rankseg_m2f.data.loader import build_train_loader
 from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.optimizer import build_optimizer, max_gradient_norm
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,11 @@ class Trainer(TrainerBase):
             model.device.type, enabled=self.amp_dtype is torch.float16
         )
         self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, trust=trust_checkpoint, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            trust=trust_checkpoint,
+            labels=label_names(cfg),
+            trainer=weakref.proxy(self),
         )
         on_gpu = model.device.type == "cuda"
         self.model = create_ddp_model(
@@ -100,6 +105,8 @@ class Trainer(TrainerBase):
     def run_step(self) -> None:
         """One optimizer step over ACCUMULATION_STEPS batches."""
         seed_step(self.seed, self.iter, comm.get_rank())
+        # The model itself, under a DDP wrapper too.
+        self.checkpointer.model.progress = self.iter / self.cfg.SOLVER.MAX_ITER
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, torch.Tensor] = {}
         data_time = 0.0

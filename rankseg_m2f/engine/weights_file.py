@@ -1,14 +1,14 @@
 """Weight files in and out. Nothing in a file is run, unless the caller trusts it."""
 
-import builtins
 import codecs
+import json
+import logging
 import pickle
 import re
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections import OrderedDict
 from pathlib import Path
 from textwrap import shorten
 
@@ -16,7 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankseg_m2f.engine.safe_pickle import UnsafeCheckpointError, load_arrays
 from rankseg_m2f.files import replacing
+
+logger = logging.getLogger(__name__)
 
 # What readers raise on bytes that are not what they seem.
 _BROKEN = (
@@ -37,41 +40,52 @@ _BROKEN = (
 # torch.save before the zip format began with this number.
 _LEGACY_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
-# Under which key weights lie, beside training state; ours and Detectron2's name first.
-_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state")
+# Under which key weights lie, beside training state; ours and Detectron2's name first. Detectron1
+# wrote "blobs", DeepSpeed writes "module".
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "blobs")
+# Averages over training; read where a file has nothing else.
+_AVERAGES = ("model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "ema")
+# A wrapper may hold another; a damaged file could go on without end.
+_MAX_DEPTH = 4
+# What a folder of Hugging Face holds: whole, or in parts that an index names.
+_FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# Under which key our metadata is in a .safetensors file, as JSON: values there are texts.
+_METADATA = "rankseg_m2f"
 _AGAIN = "download or copy it again"
-
-
-class UnsafeCheckpointError(ValueError):
-    """A file holds objects that could run code when read."""
-
-    def __init__(self, path: Path, name: str):
-        super().__init__(
-            f"{path} holds {name}, which could run code when read: "
-            "give --trust-checkpoint only if you trust where the file comes from"
-        )
 
 
 def read_weights(path: str | Path, trust: bool = False) -> dict:
     """Weights and training state of a file.
 
     Formats, known by content: torch.save (.pth, .pt, .bin), pickled arrays of Detectron2 (.pkl),
-    .safetensors and .npz.
+    .safetensors and .npz. Weights in parts are read by their index.json.
 
     Args:
-        path: a local file.
+        path: a local file, or a folder of Hugging Face's, which has model.safetensors or its
+            index.
         trust: run what is in it. Without, only tensors, arrays and plain containers are read.
 
     Returns:
-        "model": {name: Tensor} on the CPU; other keys as the file has them.
+        "model": {name: Tensor} on the CPU; other keys as the file has them, among them the
+        "metadata" of `write_weights`.
 
     Raises:
         FileNotFoundError: no such file.
         UnsafeCheckpointError: it holds other objects than weights, and is not trusted.
-        ValueError: a folder, an empty, truncated or foreign file, or no weights in it.
+        ValueError: a folder of other files, an empty, truncated or foreign file, or no weights in
+            it.
         ImportError: safetensors is needed and not installed.
     """
-    path = Path(path)
+    path = _file_of(Path(path))
+    return _read_parts(path, trust) if path.suffix == ".json" else _read_file(path, trust)
+
+
+def _read_file(path: Path, trust: bool) -> dict:
     form = _format(path)
     try:
         content = _READERS[form](path, trust)
@@ -90,8 +104,9 @@ def write_weights(path: str | Path, checkpoint: dict) -> None:
     """Write a file whole or not at all; an older file of the name stays until the end.
 
     Args:
-        path: .safetensors keeps tensors alone, any other name is written by torch.save.
-        checkpoint: "model": {name: Tensor}, and for torch.save other plain state.
+        path: .safetensors keeps tensors and metadata, any other name is written by torch.save.
+        checkpoint: "model": {name: Tensor}; "metadata", if wished, of values that JSON knows; for
+            torch.save also other plain state.
 
     Raises:
         ValueError: training state for a .safetensors file.
@@ -102,22 +117,61 @@ def write_weights(path: str | Path, checkpoint: dict) -> None:
         with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
         return
-    if others := sorted(set(checkpoint) - {"model"}):
+    if others := sorted(set(checkpoint) - {"model", "metadata"}):
         raise ValueError(f"{path} can hold weights alone, not {', '.join(others)}: use .pth")
-    save_file = _safetensors(path).save_file
+    save_file = _safetensors(path).torch.save_file
+    about = {"format": "pt"}
+    if "metadata" in checkpoint:
+        about[_METADATA] = json.dumps(checkpoint["metadata"], allow_nan=False)
     # Tensors that share memory are refused there, so each gets its own.
     state = {
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
         for k, v in checkpoint["model"].items()
     }
     with replacing(path) as temporary:
-        save_file(state, temporary, {"format": "pt"})
+        # The library gives its files to their owner alone; others are written for all.
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(state, temporary, about)
+        temporary.chmod(mode)
+
+
+def _file_of(path: Path) -> Path:
+    """The file to read where `path` may be a folder."""
+    if not path.is_dir():
+        return path
+    for name in _FOLDER_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise ValueError(
+        f"{path} is a folder without {' or '.join(_FOLDER_FILES[:2])}: name a weights file, as "
+        f"{path / 'model_final.pth'}"
+    )
+
+
+def _read_parts(index: Path, trust: bool) -> dict:
+    """The tensors of all files that Hugging Face's index names."""
+    if not index.exists():
+        raise FileNotFoundError(f"there is no weights file {index}: check MODEL.WEIGHTS")
+    try:
+        files = json.loads(index.read_text("utf-8"))["weight_map"]
+        parts = sorted(set(files.values()))
+        # An index must not reach into other folders.
+        local = all(Path(part).name == part for part in parts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of weight files: name a weights file") from error
+    if not local:
+        raise ValueError(f"{index} names files of other folders, {parts}: {_AGAIN}")
+    state: dict[str, Tensor] = {}
+    for part in parts:
+        state |= _read_file(index.parent / part, trust)["model"]
+    if lost := sorted(set(files) - set(state)):
+        raise ValueError(f"the files of {index} lack {lost[0]}, which it lists: {_AGAIN}")
+    return {"model": state}
 
 
 def _format(path: Path) -> str:
     """A key of `_READERS`, from the first bytes."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a weights file, as {path / 'model_final.pth'}")
     if not path.exists():
         raise FileNotFoundError(f"there is no weights file {path}: check MODEL.WEIGHTS")
     with path.open("rb") as file:
@@ -159,20 +213,23 @@ def _read_torch(path: Path, trust: bool) -> object:
 
 
 def _read_pickle(path: Path, trust: bool) -> object:
+    if not trust:
+        return load_arrays(path)
     with path.open("rb") as file:
-        if trust:
-            return pickle.load(file, encoding="latin1")
-        return _plain(_ArrayUnpickler(file, path).load())
+        return pickle.load(file, encoding="latin1")
 
 
-def _read_safetensors(path: Path, trust: bool) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, trust: bool) -> dict:
     package = _safetensors(path)
-    from safetensors import SafetensorError
-
     try:
-        return package.load_file(path)
-    except SafetensorError as error:
+        with package.safe_open(path, "pt") as file:
+            checkpoint = {"model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+            about = file.metadata() or {}
+    except package.SafetensorError as error:
         raise ValueError(str(error)) from error
+    if _METADATA in about:
+        checkpoint["metadata"] = json.loads(about[_METADATA])
+    return checkpoint
 
 
 def _read_npz(path: Path, trust: bool) -> dict[str, np.ndarray]:
@@ -190,113 +247,36 @@ _READERS = {
 
 def _safetensors(path: Path):
     try:
+        import safetensors
         import safetensors.torch
     except ImportError as error:
         raise ImportError(f"{path} needs a package: pip install safetensors") from error
-    return safetensors.torch
-
-
-class _DType:
-    """What a pickle says of a numpy.dtype."""
-
-    def __init__(self, code: str, *_flags: object):
-        self.code = code
-        self.order = "="
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = "=" if state[1] == "|" else state[1]
-
-    def numpy(self) -> np.dtype:
-        if not re.fullmatch(r"[biufc]\d+", self.code):
-            raise pickle.UnpicklingError(f"an array of type {self.code!r}, not of numbers")
-        return np.dtype(self.code).newbyteorder(self.order)
-
-
-class _Array:
-    """What a pickle says of an array. NumPy itself would trust the pickle."""
-
-    def __init__(self, *_blank: object):
-        self.__setstate__((1, (0,), _DType("u1"), False, b""))
-
-    def __setstate__(self, state: tuple) -> None:
-        _version, self.shape, self.dtype, self.fortran, self.data = state
-
-    def numpy(self) -> np.ndarray:
-        # Python 2 wrote bytes as text.
-        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
-        order = "F" if self.fortran else "C"
-        dtype = self.dtype.numpy()
-        array = np.ndarray(self.shape, dtype, buffer=data, order=order)
-        return array.astype(dtype.newbyteorder("="), order="C")
-
-
-class _Scalar(_Array):
-    def __init__(self, dtype: _DType, data: bytes | str):
-        self.__setstate__((1, (), dtype, False, data))
-
-
-class _Buffer(_Array):
-    """An array of pickle protocol 5."""
-
-    def __init__(self, data: bytes, dtype: _DType, shape: tuple[int, ...], order: str):
-        self.__setstate__((1, shape, dtype, order == "F", data))
-
-
-_ADMITTED = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): codecs.encode,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
-}
-for _numpy in ("numpy.core", "numpy._core"):
-    _ADMITTED[f"{_numpy}.multiarray", "_reconstruct"] = _Array
-    _ADMITTED[f"{_numpy}.multiarray", "scalar"] = _Scalar
-    _ADMITTED[f"{_numpy}.numeric", "_frombuffer"] = _Buffer
-for _container in ("dict", "list", "tuple", "set", "frozenset", "bytes", "bytearray", "complex"):
-    for _module in ("builtins", "__builtin__"):
-        _ADMITTED[_module, _container] = getattr(builtins, _container)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays in plain containers, and nothing else."""
-
-    def __init__(self, file, path: Path):
-        super().__init__(file, encoding="latin1")
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in _ADMITTED:
-            raise UnsafeCheckpointError(self.path, f"{module}.{name}")
-        return _ADMITTED[module, name]
-
-
-def _plain(value: object) -> object:
-    """The same containers, with arrays in place of what was said of them."""
-    if isinstance(value, _Scalar):
-        return value.numpy().item()
-    if isinstance(value, _Array):
-        return value.numpy()
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(v) for v in value)
-    if isinstance(value, (type, _DType)):
-        raise pickle.UnpicklingError("a type where weights belong")
-    return value
+    return safetensors
 
 
 def _checkpoint(path: Path, content: object) -> dict:
     """The form `read_weights` returns."""
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a table of weights by name")
-    for key in _WRAPPERS:
+    state = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray))}
+    for key in _WRAPPERS if state else (*_WRAPPERS, *_AVERAGES):
         if isinstance(content.get(key), dict):
             rest = {k: v for k, v in content.items() if k != key}
-            return rest | {"model": _tensors(path, content[key])}
-    state = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray))}
+            if averages := [k for k in _AVERAGES if k in rest]:
+                logger.info("%s: weights are those of %r, not of %s", path, key, averages)
+            return rest | {"model": _tensors(path, _unwrapped(content[key]))}
     if not state:
         raise ValueError(f"{path} holds no weights: give a file of a trained model")
     return {k: v for k, v in content.items() if k not in state} | {"model": _tensors(path, state)}
+
+
+def _unwrapped(state: dict) -> dict:
+    for _ in range(_MAX_DEPTH):
+        inner = [state[k] for k in (*_WRAPPERS, *_AVERAGES) if isinstance(state.get(k), dict)]
+        if not inner:
+            break
+        state = inner[0]
+    return state
 
 
 def _tensors(path: Path, state: dict) -> dict[str, Tensor]:

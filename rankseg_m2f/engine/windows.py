@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from rankseg_m2f.evaluation.rle import encode
 from rankseg_m2f.modeling.inference import crop_and_resize, resize
 from rankseg_m2f.modeling.mask_former import MaskFormer
+from rankseg_m2f.modeling.ranking import label_results
+from rankseg_m2f.rankseg.selection import SelectedLabels
 from rankseg_m2f.structures.predictions import LabelMaps, QueryPrediction
 
 # Pairs kept as candidates per pair returned: an object weak in one window may win in the video.
@@ -98,46 +100,47 @@ class WindowedModel(nn.Module):
         presence, label_maps, tracks = [], [], []
         done = 0
         for frames, seen in windows(sample["image"], self.window, self.overlap):
-            clips, layers, logits = self.model.decode([{**sample, "image": frames}])
+            inputs = [{**sample, "image": frames}]
+            clips, layers, logits = self.model.decode(inputs)
+            (selection,) = self.model.selections(inputs, clips)
+            selected = self.model.select(logits, selection)
             sizes = (clips.padded_size, clips.sizes[0], clips.output_sizes[0])
             presence.append(logits)
             if options.semantic:
-                label_maps.append(self.labels(layers[-1], logits, sizes, seen))
+                label_maps.append(self.labels(layers[-1], selected, sizes, seen))
             if options.instance:
-                found = self.candidates(layers[-1], logits, sizes, seen)
+                found = self.candidates(layers[-1], selected, sizes, seen)
                 tracks = self.continued(tracks, found, seen, done)
             done += len(frames) - seen
         mean = None if presence[0] is None else torch.stack(presence).mean(0)
+        selected = self.model.select(mean, selection)
         if options.semantic:
             results["sem_seg"] = LabelMaps(torch.cat(label_maps))
         if options.instance:
-            results |= self.best(tracks, mean, done)
+            results |= self.best(tracks, selected, done)
             results["image_size"] = (int(sample["height"]), int(sample["width"]))
         if mean is not None:
-            results["label_scores"] = mean[0].float().sigmoid()
-            ranked = self.model.rank(mean, None)
-            ranking = mean[0].argsort(descending=True) if ranked is None else ranked.index[0]
-            results["label_ranking"] = ranking
+            results |= label_results(mean[0], selected)
         return results
 
     def labels(
-        self, layer: QueryPrediction, presence: Tensor | None, sizes: tuple, seen: int
+        self, layer: QueryPrediction, selected: SelectedLabels, sizes: tuple, seen: int
     ) -> Tensor:
         """(W - seen, height, width) int16 labels of the new frames of one window, on the CPU."""
-        scores, ids = self.scores(layer, presence)
+        scores = self.model.class_scores(layer, selected)
         # Scores, if MODEL.RANKSEG.FULL_SEM_SEG asks for them, would not fit for a whole video.
         labels = [
-            self.model.semantic_frame(scores[:, :-1], ids, logits, sizes).argmax(0)
+            self.model.semantic_frame(scores[:, :-1], selected.ids, logits, sizes).argmax(0)
             for logits in layer.mask_logits[0, :, seen:].unbind(1)
         ]
         # All that grows with the video: two bytes a pixel.
         return torch.stack(labels).to(torch.int16).cpu()
 
     def candidates(
-        self, layer: QueryPrediction, presence: Tensor | None, sizes: tuple, seen: int
+        self, layer: QueryPrediction, selected: SelectedLabels, sizes: tuple, seen: int
     ) -> Window:
         """The objects of one window that may be among the best of the video."""
-        scores, _ = self.scores(layer, presence)
+        scores = self.model.class_scores(layer, selected)
         flat = scores[:, :-1].flatten()
         best = flat.topk(min(_CANDIDATES * self.model.options.max_instances, len(flat))).indices
         chosen = (best // (scores.shape[1] - 1)).unique()
@@ -152,15 +155,6 @@ class WindowedModel(nn.Module):
             logits > 0,
             [[encode(frame[i]) for frame in masks] for i in range(len(chosen))],
         )
-
-    def scores(self, layer: QueryPrediction, presence: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(Q, κ + 1) probabilities after ranking, and (κ,) label ids of the columns."""
-        ranked = self.model.rank(presence, None)
-        if ranked is None:
-            ids = torch.arange(self.model.num_labels, device=layer.class_logits.device)
-        else:
-            layer, ids = self.model.ranked(layer, ranked.with_void()), ranked.index[0]
-        return layer.class_logits[0].float().softmax(-1), ids
 
     def continued(self, tracks: list[Track], found: Window, seen: int, done: int) -> list[Track]:
         """Tracks after one more window; `seen` of its frames were in the last, `done` before."""
@@ -189,10 +183,11 @@ class WindowedModel(nn.Module):
         tracks.sort(key=lambda track: track.score, reverse=True)
         return tracks[: 4 * _CANDIDATES * self.model.options.max_instances]
 
-    def best(self, tracks: list[Track], presence: Tensor | None, length: int) -> dict:
-        """The best (track, label) pairs, the labels ranked by `presence` (1, K)."""
+    def best(self, tracks: list[Track], selected: SelectedLabels, length: int) -> dict:
+        """The best (track, label) pairs among the labels selected for the whole video."""
         logits = torch.stack([track.logits / track.windows for track in tracks])[None]
-        scores, ids = self.scores(QueryPrediction(logits, logits, None), presence)
+        scores = self.model.class_scores(QueryPrediction(logits, logits, None), selected)
+        ids = selected.ids
         flat = scores[:, :-1].flatten()
         values, best = flat.topk(min(self.model.options.max_instances, len(flat)))
         return {

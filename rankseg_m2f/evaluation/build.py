@@ -23,7 +23,9 @@ EVALUATORS = {
     "coco": (InstanceEvaluator,),
     "coco_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
     "ade20k_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
-    "cityscapes_panoptic_seg": (PanopticEvaluator, SemanticEvaluator),
+    "cityscapes_panoptic_seg": (PanopticEvaluator, SemanticEvaluator, InstanceEvaluator),
+    "cityscapes_instance": (InstanceEvaluator,),
+    "mapillary_vistas_panoptic_seg": (PanopticEvaluator, SemanticEvaluator),
     "ytvis": (VideoInstanceEvaluator,),
     "vspw": (VideoSemanticEvaluator,),
 }

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from rankseg_m2f.images import read_label_map, read_panoptic_map
+from rankseg_m2f.images import label_ids, read_label_map, read_panoptic_map
 
 IGNORED = -1
 
@@ -23,6 +23,7 @@ class GroundTruth:
         thing_ids: contiguous ids of the countable labels.
         has_maps: False when images have neither label map nor panoptic PNG.
         has_segments: whether images have a panoptic PNG.
+        label_offset: value of label 0 in the label maps.
     """
 
     unit = "image"
@@ -31,7 +32,9 @@ class GroundTruth:
         """
         Args:
             records: Detectron2 dataset dicts with contiguous label ids.
-            metadata: of Detectron2's catalog, or a dict of the same keys.
+            metadata: of Detectron2's catalog, or a dict of the same keys. Label maps hold the
+                label's id plus `label_offset` (default 0); less than that is ignored, as is
+                `ignore_label` (default 255).
 
         Raises:
             ValueError: no records, or no label names.
@@ -51,6 +54,7 @@ class GroundTruth:
         self.has_maps = bool(maps & set(records[0]))
         self.has_segments = "pan_seg_file_name" in records[0]
         self._ignore_label = metadata.get("ignore_label", 255)
+        self.label_offset = metadata.get("label_offset", 0)
         self._records = {self.key(record): record for record in records}
         # Several evaluators ask for the same map in turn.
         self.label_map = lru_cache(maxsize=1)(self._label_map)
@@ -107,14 +111,16 @@ class GroundTruth:
         if "sem_seg_file_name" not in record:
             return self._label_map_of_segments(file_name)
         path = record["sem_seg_file_name"]
-        label_map = read_label_map(path).astype(np.int32)
-        label_map[label_map == self._ignore_label] = IGNORED
+        label_map = self._labels_of(read_label_map(path))
         if label_map.max(initial=IGNORED) >= self.num_labels:
             raise ValueError(
                 f"ground truth {path} has label {label_map.max()}, but dataset {self.name!r} has "
                 f"{self.num_labels} labels and ignores {self._ignore_label}"
             )
         return label_map
+
+    def _labels_of(self, values: np.ndarray) -> np.ndarray:
+        return label_ids(values, self._ignore_label, self.label_offset, unlabelled=IGNORED)
 
     def _label_map_of_segments(self, file_name: str) -> np.ndarray:
         segment_map, segments = self.segments(file_name)
@@ -154,14 +160,12 @@ class VideoTruth(GroundTruth):
             records: `video_id` and `file_names` (T paths), with either `sem_seg_file_names` (T
                 paths) and `clip`, the clip's number in its video, or `annotations`: per frame the
                 objects, with contiguous `category_id`.
-            metadata: as for images. Label maps hold the label's id plus `label_offset` (default 0);
-                what is no label then is ignored, as is `ignore_label`.
+            metadata: as for images, but in label maps whatever is no label is ignored.
 
         Raises:
             ValueError: as for images, or two clips share a frame.
         """
         super().__init__(name, records, metadata)
-        self._offset = metadata.get("label_offset", 0)
         self.clips: dict[str, list[str]] = {}
         for key in sorted(self._records):
             self.clips.setdefault(str(self._records[key]["video_id"]), []).append(key)
@@ -173,11 +177,6 @@ class VideoTruth(GroundTruth):
         """The name of the video, and the number of the clip if the record is one of several."""
         video = str(record["video_id"])
         return f"{video}/{record['clip']:06d}" if "clip" in record else video
-
-    @property
-    def label_offset(self) -> int:
-        """Value of label 0 in the label maps."""
-        return self._offset
 
     @property
     def longest_clip(self) -> int:
@@ -199,9 +198,8 @@ class VideoTruth(GroundTruth):
     def label_maps(self, key: str) -> Iterator[np.ndarray]:
         """(H, W) int32 of each frame: label ids, IGNORED where there is none."""
         for values in self.maps(key):
-            label_map = values.astype(np.int32) - self._offset
-            known = (label_map >= 0) & (label_map < self.num_labels)
-            yield np.where(known & (values != self._ignore_label), label_map, IGNORED)
+            label_map = self._labels_of(values)
+            yield np.where(label_map < self.num_labels, label_map, IGNORED)
 
     def labels(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """What a clip shows in any frame; as for images."""

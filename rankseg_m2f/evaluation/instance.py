@@ -24,6 +24,9 @@ class InstanceEvaluator(COCOEvaluator):
     Results in percent as Detectron2's evaluator gives them: {"segm": {AP, AP50, AP75, APs, APm,
     APl, AP-label ...}}. Unlike there, things may have any contiguous ids, as they have among the
     labels of a panoptic dataset, and their names come from the json file.
+
+    For Cityscapes this is COCO's AP too: the AP of its benchmark, with rules of its own for groups
+    and small objects, is what the script of the package cityscapesscripts computes.
     """
 
     def __init__(self, name: str, output_dir: str | os.PathLike | None = None):

@@ -16,9 +16,9 @@ _RESAMPLED = 4_000_000
 class MultiLabelEvaluator(StreamingEvaluator):
     """The multi-label head, from `label_scores` (K,) and `label_ranking` (κ,).
 
-    Results: mAP (over labels), image_AP (over images), recall and coverage of the κ selected
-    labels, in percent; and kappa. No coverage for datasets without maps. Nothing at all for models
-    without such a head.
+    κ may differ from image to image. Results: mAP (over labels), image_AP (over images), recall
+    and coverage of the selected labels, in percent; and kappa, their mean number. No coverage for
+    datasets without maps. Nothing at all for models without such a head.
     """
 
     output_key = "label_scores"
@@ -38,16 +38,20 @@ class MultiLabelEvaluator(StreamingEvaluator):
         return {"scores": scores, "ranking": ranking, "label": label, "pixels": pixels}
 
     def collect(self, images: dict[str, Statistics]) -> Statistics:
-        """`scores` (N, K), `ranking` (N, κ), and rows of `image`, `label`, `pixels`."""
+        """`scores` (N, K), `ranking` (N, largest κ), and rows of `image`, `label`, `pixels`."""
         rows = list(images.values())
-        dense = {field: np.stack([row[field] for row in rows]) for field in ("scores", "ranking")}
+        widest = max(len(row["ranking"]) for row in rows)
+        ranking = np.full((len(rows), widest), -1, dtype=np.int64)
+        for padded, row in zip(ranking, rows, strict=True):
+            padded[: len(row["ranking"])] = row["ranking"]
+        dense = {"scores": np.stack([row["scores"] for row in rows]), "ranking": ranking}
         sparse = [{field: row[field] for field in ("label", "pixels")} for row in rows]
         return {**dense, **sparse_rows(sparse)}
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from all images' scores."""
         results = {key: value.item() for key, value in self._percent(arrays).items()}
-        return {**results, "kappa": float(arrays["ranking"].shape[1])}
+        return {**results, "kappa": float((arrays["ranking"] >= 0).sum(1).mean())}
 
     def resampled(self, arrays: Statistics, counts: np.ndarray) -> dict[str, np.ndarray]:
         """As for all evaluators; scores are sorted once for several resamples."""

@@ -23,10 +23,12 @@ from rankseg_m2f.modeling.options import (
     inference_options,
     rankseg_parts,
 )
-from rankseg_m2f.rankseg.head import MultiLabelHead
+from rankseg_m2f.modeling.ranking import label_results, mask_absent, ranked_targets
+from rankseg_m2f.rankseg.head import LabelHead
 from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.loss import asymmetric_loss
 from rankseg_m2f.rankseg.presence import presence_of_labels
+from rankseg_m2f.rankseg.selection import SelectedLabels, Selection, select, unranked
 from rankseg_m2f.rankseg.temperature import RankTemperature
 from rankseg_m2f.structures.clip import ClipBatch
 from rankseg_m2f.structures.predictions import (
@@ -41,7 +43,12 @@ logger = logging.getLogger(__name__)
 
 @META_ARCH_REGISTRY.register()
 class MaskFormer(nn.Module):
-    """Backbone, pixel decoder, query decoder; RankSeg between decoder and losses or results."""
+    """Backbone, pixel decoder, query decoder; RankSeg between decoder and losses or results.
+
+    Attributes:
+        progress: share of training done, in [0, 1]. Who trains sets it before each step, since a
+            scheduled κ (TRAIN_SELECTION) follows it; it is no state of the model.
+    """
 
     @configurable
     def __init__(
@@ -56,7 +63,7 @@ class MaskFormer(nn.Module):
         size_divisibility: int,
         inference_options: InferenceOptions,
         rank_options: RankOptions,
-        ml_head: MultiLabelHead | None = None,
+        ml_head: LabelHead | None = None,
         ml_norm: RankTemperature | None = None,
     ):
         """
@@ -75,6 +82,7 @@ class MaskFormer(nn.Module):
         self.size_divisibility = size_divisibility
         self.options = inference_options
         self.rank_options = rank_options
+        self.progress = 0.0
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -103,7 +111,8 @@ class MaskFormer(nn.Module):
         """Losses when training, results otherwise.
 
         Args:
-            batched_inputs: see `ClipBatch.from_inputs`.
+            batched_inputs: see `ClipBatch.from_inputs`. At evaluation `selection`, a `Selection`,
+                may say what is known about an input's labels, with and without RankSeg.
 
         Returns:
             Training: weighted losses. Evaluation: per image, as configured,
@@ -111,45 +120,33 @@ class MaskFormer(nn.Module):
             `panoptic_seg`, see `inference.panoptic`; `instances`, see `inference.instances`.
             Per video clip `sem_seg`, see `infer_clip`, and what `inference.video_instances` gives.
             With RankSeg also `label_scores` (K,) float presence probabilities, and
-            `label_ranking` (κ,) int64 label ids, most probable first.
+            `label_ranking` int64 ids of the labels selected, κ or fewer, most probable first.
         """
         clips, layers, presence = self.decode(batched_inputs)
         if not self.training:
-            return self.results(clips, layers[-1], presence, self.rank_options)
+            return self.infer(layers[-1], presence, self.selections(batched_inputs, clips), clips)
         targets = clips.targets(self.num_labels)
-        if self.rank_options.oracle_train:
-            layers = self.mask_absent(layers, clips.labels())
-        ranked = self.rank(presence, targets)
+        ranked = self.rank(presence, targets) if self.rank_options.selection else None
         if ranked is not None:
             with_void = ranked.with_void()
             layers = [self.ranked(layer, with_void) for layer in layers]
         return self.losses(layers, targets, presence, ranked)
 
-    def results(
-        self,
-        clips: ClipBatch,
-        layer: QueryPrediction,
-        presence: Tensor | None,
-        options: RankOptions,
-    ) -> list[dict]:
-        """What follows `decode` at evaluation; a sweep passes options of its own."""
-        if options.oracle_eval:
-            (layer,) = self.mask_absent([layer], clips.labels())
-        ranked = self.rank(presence, None, options)
-        if ranked is not None:
-            layer = self.ranked(layer, ranked.with_void(), options)
-        return self.infer(layer, presence, ranked, clips)
-
     def decode(
         self, batched_inputs: list[dict]
     ) -> tuple[ClipBatch, list[QueryPrediction], Tensor | None]:
-        """The clips, their predictions before ranking, and `presence` of them."""
+        """The clips, their predictions before ranking (only the last at evaluation), `presence`."""
         clips = ClipBatch.from_inputs(
             batched_inputs, self.normalise, self.size_divisibility, self.device
         )
         features = self.backbone(clips.frames)
         layers = self.sem_seg_head(features, clips.num_frames, every_mask=self.training)
-        return clips, layers, self.presence(layers)
+        presence = self.presence(layers)
+        if not self.training:
+            layers = layers[-1:]
+        if self.rank_options.oracle_train:
+            layers = self.mask_absent(layers, clips.labels())
+        return clips, layers, presence
 
     def normalise(self, frame: Tensor) -> Tensor:
         """(3, h, w) of any dtype to float with zero mean and unit deviation."""
@@ -164,31 +161,20 @@ class MaskFormer(nn.Module):
             shared = self.sem_seg_head.predictor.class_embed.weight[:-1]
         return self.ml_head(layers[self.rank_options.query_layer].queries, shared)
 
-    def rank(
-        self,
-        presence: Tensor | None,
-        targets: list[ClipTargets] | None,
-        options: RankOptions | None = None,
-    ) -> RankedLabels | None:
-        """The κ selected labels of each clip; None when nothing is selected.
-
-        Args:
-            options: None: those of the config.
-        """
-        options = options or self.rank_options
-        if not options.selection:
-            return None
+    def rank(self, presence: Tensor, targets: list[ClipTargets] | None) -> RankedLabels:
+        """The selected labels of each clip while training, as TRAIN_SELECTION says."""
+        options = self.rank_options
         keep = None
-        if self.training and options.keep_present:
+        if options.train_selection == "keep_present":
             keep = presence_of_labels([t.labels for t in targets], self.num_labels)
-        return RankedLabels.top(presence, options.kappa, keep)
+        return RankedLabels.top(
+            presence, options.training_kappa(self.num_labels, self.progress), keep
+        )
 
-    def ranked(
-        self, layer: QueryPrediction, with_void: RankedLabels, options: RankOptions | None = None
-    ) -> QueryPrediction:
-        """Rank-adaptive selected-label classification (Eqs. 2 and 3); options as for `rank`."""
+    def ranked(self, layer: QueryPrediction, with_void: RankedLabels) -> QueryPrediction:
+        """Rank-adaptive selected-label classification (Eqs. 2 and 3)."""
         logits = with_void.gather(layer.class_logits, dim=2)
-        if (options or self.rank_options).temperature:
+        if self.rank_options.temperature:
             logits = self.ml_norm(logits, dim=2)
         return replace(layer, class_logits=logits)
 
@@ -197,12 +183,29 @@ class MaskFormer(nn.Module):
     ) -> list[QueryPrediction]:
         """Layers in which no label absent from the ground truth can win."""
         present = presence_of_labels(labels, self.num_labels, self.device)
-        absent = torch.cat([~present, present.new_zeros(len(present), 1)], dim=1).unsqueeze(1)
         spared = 0 if self.rank_options.oracle_aux else len(layers) - 1
-        return layers[:spared] + [
-            replace(layer, class_logits=layer.class_logits.masked_fill(absent, -100.0))
-            for layer in layers[spared:]
-        ]
+        return layers[:spared] + [mask_absent(layer, present) for layer in layers[spared:]]
+
+    def selections(self, batched_inputs: list[dict], clips: ClipBatch) -> list[Selection]:
+        """What is known about each clip's labels: by its input, else by an oracle, else nothing."""
+        known = [Selection()] * len(batched_inputs)
+        if self.rank_options.oracle_eval:
+            present = presence_of_labels(clips.labels(), self.num_labels, self.device)
+            known = [Selection(labels=row.nonzero().flatten().tolist()) for row in present]
+        return [x.get("selection", k) for x, k in zip(batched_inputs, known, strict=True)]
+
+    def select(self, presence: Tensor | None, selection: Selection) -> SelectedLabels:
+        """The labels one clip is classified among at evaluation, from its (1, K) presence."""
+        options = self.rank_options
+        if not options.selection:
+            return unranked(self.num_labels, self.device, selection, presence)
+        return select(presence, options.kappa_eval, selection, options.min_score, options.mass)
+
+    def class_scores(self, layer: QueryPrediction, selected: SelectedLabels) -> Tensor:
+        """(Q, κ + 1) probabilities of one clip's queries, no-object last."""
+        if selected.ranked is not None:
+            layer = self.ranked(layer, selected.ranked.with_void())
+        return selected.close(layer.class_logits[0]).float().softmax(-1)
 
     def losses(
         self,
@@ -224,28 +227,25 @@ class MaskFormer(nn.Module):
         self,
         layer: QueryPrediction,
         presence: Tensor | None,
-        ranked: RankedLabels | None,
+        selections: list[Selection],
         clips: ClipBatch,
     ) -> list[dict]:
         """Results of each clip from the final layer."""
-        scores = layer.class_logits.float().softmax(-1)
-        everything = torch.arange(self.num_labels, device=self.device)
         results = []
-        for i, (size, output_size) in enumerate(zip(clips.sizes, clips.output_sizes, strict=True)):
-            label_ids = everything if ranked is None else ranked.index[i]
-            sizes = (clips.padded_size, size, output_size)
+        for i, selection in enumerate(selections):
+            found = None if presence is None else presence[i : i + 1]
+            selected = self.select(found, selection)
+            scores = self.class_scores(layer[i], selected)
+            sizes = (clips.padded_size, clips.sizes[i], clips.output_sizes[i])
             masks = layer.mask_logits[i]
             if clips.is_video:
-                result = retry_if_cuda_oom(self.infer_clip)(scores[i], label_ids, masks, sizes)
+                result = retry_if_cuda_oom(self.infer_clip)(scores, selected.ids, masks, sizes)
             else:
                 result = retry_if_cuda_oom(self.infer_image)(
-                    scores[i], label_ids, masks[:, 0], sizes
+                    scores, selected.ids, masks[:, 0], sizes
                 )
             if presence is not None:
-                result["label_scores"] = presence[i].float().sigmoid()
-                result["label_ranking"] = (
-                    presence[i].argsort(descending=True) if ranked is None else label_ids
-                )
+                result |= label_results(presence[i], selected)
             results.append(result)
         return results
 
@@ -362,16 +362,3 @@ class MaskFormer(nn.Module):
 
 
 META_ARCH_REGISTRY._do_register("VideoMaskFormer", MaskFormer)
-
-
-def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[ClipTargets]:
-    """Targets with ranks for labels; objects whose label was not selected are left out."""
-    seen = []
-    for i, target in enumerate(targets):
-        rank = ranked[i].rank_of(target.labels[None], missing=-1)[0]
-        target = replace(target, labels=rank)
-        # With κ = K nothing can be left out: no copy of the masks, no wait for the GPU.
-        if ranked.kappa < ranked.num_labels:
-            target = target[(rank >= 0).nonzero().squeeze(1)]
-        seen.append(target)
-    return seen

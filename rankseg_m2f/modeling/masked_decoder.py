@@ -25,20 +25,28 @@ _LEVELS = 3
 
 
 class CosineClassifier(nn.Module):
-    """Cosine between query and class weight: (..., C) to (..., K + 1) in [-1, 1]."""
+    """Cosine between query and class weight: (..., C) to (..., K + 1) in [-1, 1].
 
-    def __init__(self, channels: int, num_classes: int):
+    Args:
+        scale: first value of a learnable factor on all cosines; 0: none.
+    """
+
+    def __init__(self, channels: int, num_classes: int, scale: float = 0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_classes, channels))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        self.scale = nn.Parameter(torch.tensor([scale])) if scale else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+        cosines = F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+        return cosines if self.scale is None else cosines * self.scale
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(nn.Module):
     """Queries look, layer by layer, at the pixels their last mask covers."""
+
+    _version = 2
 
     @configurable
     def __init__(
@@ -56,6 +64,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         mask_dim: int,
         enforce_input_project: bool,
         cosine: bool,
+        cosine_scale: float = 0.0,
     ):
         """
         Args:
@@ -68,6 +77,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_dim: channels of the mask features.
             enforce_input_project: a 1x1 convolution even where widths agree.
             cosine: cosine classifier instead of a linear one.
+            cosine_scale: see `CosineClassifier`.
         """
         super().__init__()
         self.heads = heads
@@ -92,8 +102,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if project:
             for conv in self.input_proj:
                 weight_init.c2_xavier_fill(conv)
-        classifier = CosineClassifier if cosine else nn.Linear
-        self.class_embed = classifier(hidden_dim, num_classes + 1)
+        if cosine:
+            self.class_embed = CosineClassifier(hidden_dim, num_classes + 1, cosine_scale)
+        else:
+            self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, depth=3)
 
     @classmethod
@@ -101,9 +113,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         node = cfg.MODEL.MASK_FORMER
         if node.DEC_LAYERS < 2:
             raise ValueError(f"MODEL.MASK_FORMER.DEC_LAYERS={node.DEC_LAYERS} must be 2 or more")
+        head = cfg.MODEL.SEM_SEG_HEAD
+        if head.COSINE_SCALE < 0 or (head.COSINE_SCALE and not head.USE_LAYERNORM):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.COSINE_SCALE={head.COSINE_SCALE} must be 0 or more, and "
+                f"scales the cosine classifier alone: USE_LAYERNORM is {head.USE_LAYERNORM}"
+            )
         return {
             "in_channels": in_channels,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "num_classes": head.NUM_CLASSES,
             "hidden_dim": node.HIDDEN_DIM,
             "num_queries": node.NUM_OBJECT_QUERIES,
             "heads": node.NHEADS,
@@ -111,9 +129,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "depth": node.DEC_LAYERS - 1,
             "dropout": node.DROPOUT,
             "pre_norm": node.PRE_NORM,
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+            "mask_dim": head.MASK_DIM,
             "enforce_input_project": node.ENFORCE_INPUT_PROJ,
-            "cosine": cfg.MODEL.SEM_SEG_HEAD.USE_LAYERNORM,
+            "cosine": head.USE_LAYERNORM,
+            "cosine_scale": head.COSINE_SCALE,
         }
 
     def forward(

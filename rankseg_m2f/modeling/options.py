@@ -8,7 +8,8 @@ from detectron2.data import MetadataCatalog
 
 from rankseg_m2f.modeling.criterion import SetCriterion
 from rankseg_m2f.modeling.matcher import HungarianMatcher
-from rankseg_m2f.rankseg.head import MultiLabelHead
+from rankseg_m2f.rankseg.head import build_label_head
+from rankseg_m2f.rankseg.selection import TRAIN_SELECTIONS, training_kappa
 from rankseg_m2f.rankseg.temperature import RankTemperature
 
 logger = logging.getLogger(__name__)
@@ -16,21 +17,30 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RankOptions:
-    """How labels are ranked; see the keys of the same names under MODEL.RANKSEG.
+    """How labels are ranked; see the keys of the same names under MODEL.RANKSEG."""
 
-    `temperature`: apply that of each rank to the selected logits; a sweep may leave it out.
-    """
-
+    # Labels are sorted and selected; needs a multi-label head.
     selection: bool = False
+    # The logits of selected labels are scaled by rank; a sweep may leave it out.
     temperature: bool = False
     kappa: int = 0
+    kappa_eval: int = 0
+    min_score: float = 0.0
+    mass: float = 1.0
+    train_selection: str = "official"
+    schedule: tuple[float, float] = (0.0, 0.5)
     loss_weight: float = 0.0
     query_layer: int = 3
-    keep_present: bool = False
+    # USE_GT: labels absent from the ground truth cannot win, before ranking.
     oracle_train: bool = False
+    # USE_GT_EVAL alone: the ground truth is what the caller selects.
     oracle_eval: bool = False
     oracle_aux: bool = True
     full_sem_seg: bool = False
+
+    def training_kappa(self, num_labels: int, progress: float) -> int:
+        """κ in use once the share `progress` of training is done."""
+        return training_kappa(self.train_selection, self.kappa, num_labels, progress, self.schedule)
 
 
 @dataclass
@@ -111,19 +121,9 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     """
     node = cfg.MODEL.RANKSEG
     num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    options = RankOptions(
-        selection=node.FLAG and node.SELECTION,
-        temperature=node.FLAG and node.SELECTION,
-        kappa=min(node.TOPK, num_labels),
-        loss_weight=node.LOSS_WEIGHT,
-        query_layer=node.QUERY_LAYER,
-        keep_present=node.KEEP_PRESENT,
-        oracle_train=node.USE_GT,
-        oracle_eval=node.USE_GT or node.USE_GT_EVAL,
-        oracle_aux=node.USE_GT_AUX,
-        full_sem_seg=node.FULL_SEM_SEG,
-    )
+    options = _rank_options(node, num_labels)
     parts = {"rank_options": options, "ml_head": None, "ml_norm": None}
+    _warn_of_flat_scores(cfg)
     if not node.FLAG:
         return parts
     predictions = cfg.MODEL.MASK_FORMER.DEC_LAYERS
@@ -133,33 +133,79 @@ def rankseg_parts(cfg: CfgNode) -> dict:
             f"MODEL.MASK_FORMER.DEC_LAYERS={predictions} makes {predictions - 1}"
         )
     width = cfg.MODEL.MASK_FORMER.HIDDEN_DIM
-    parts["ml_head"] = MultiLabelHead(
+    parts["ml_head"] = build_label_head(
+        node.HEAD,
         num_labels,
         width,
         hidden_dim=node.HIDDEN_DIM,
         dropout=node.DROPOUT,
         shared_channels=width if node.SHARE_EMBEDDING else None,
     )
-    cosine = cfg.MODEL.SEM_SEG_HEAD.USE_LAYERNORM
-    if cosine and not (node.SELECTION and node.TEMPERATURE == "layernorm"):
-        _warn_of_flat_scores(node)
     if node.SELECTION:
         if options.kappa < 1:
             raise ValueError(
                 f"MODEL.RANKSEG.TOPK={node.TOPK}: selection needs at least one of {num_labels} "
                 f"labels; {num_labels} is a pure sort"
             )
-        ranks = options.kappa + 1  # no-object has the last one
-        parts["ml_norm"] = RankTemperature(ranks, node.TEMPERATURE, node.TEMPERATURE_INIT)
+        # κ never grows while training; no-object has the last rank.
+        ranks = options.training_kappa(num_labels, progress=0.0) + 1
+        parts["ml_norm"] = RankTemperature(
+            ranks, node.TEMPERATURE, node.TEMPERATURE_INIT, void=True
+        )
     return parts
 
 
-def _warn_of_flat_scores(node: CfgNode) -> None:
+def _rank_options(node: CfgNode, num_labels: int) -> RankOptions:
+    """MODEL.RANKSEG as options.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+    if node.TRAIN_SELECTION not in TRAIN_SELECTIONS:
+        raise ValueError(
+            f"MODEL.RANKSEG.TRAIN_SELECTION={node.TRAIN_SELECTION!r} is none of "
+            f"{', '.join(TRAIN_SELECTIONS)}"
+        )
+    schedule = tuple(node.TRAIN_SCHEDULE)
+    if len(schedule) != 2 or not 0 <= schedule[0] < schedule[1] <= 1:
+        raise ValueError(
+            f"MODEL.RANKSEG.TRAIN_SCHEDULE={schedule} needs two shares of training, "
+            "0 <= start < end <= 1"
+        )
+    if not (node.TOPK_EVAL >= 0 and 0 <= node.EVAL_MIN_SCORE <= 1 and 0 < node.EVAL_MASS <= 1):
+        raise ValueError(
+            f"MODEL.RANKSEG: TOPK_EVAL={node.TOPK_EVAL} must be 0 or more, "
+            f"EVAL_MIN_SCORE={node.EVAL_MIN_SCORE} in [0, 1], EVAL_MASS={node.EVAL_MASS} in (0, 1]"
+        )
+    selects = node.FLAG and node.SELECTION
+    return RankOptions(
+        selection=selects,
+        temperature=selects,
+        kappa=min(node.TOPK, num_labels),
+        kappa_eval=min(node.TOPK_EVAL or node.TOPK, num_labels),
+        min_score=node.EVAL_MIN_SCORE,
+        mass=node.EVAL_MASS,
+        train_selection=node.TRAIN_SELECTION,
+        schedule=schedule,
+        loss_weight=node.LOSS_WEIGHT,
+        query_layer=node.QUERY_LAYER,
+        oracle_train=node.USE_GT,
+        oracle_eval=node.USE_GT_EVAL and not node.USE_GT,
+        oracle_aux=node.USE_GT_AUX,
+        full_sem_seg=node.FULL_SEM_SEG,
+    )
+
+
+def _warn_of_flat_scores(cfg: CfgNode) -> None:
     """Cosines lie in [-1, 1]: unscaled, no label's score exceeds e² times another's."""
-    if not node.SELECTION:
-        advice = "SELECTION False leaves no temperature to scale them: use USE_LAYERNORM False"
+    node, head = cfg.MODEL.RANKSEG, cfg.MODEL.SEM_SEG_HEAD
+    selects = node.FLAG and node.SELECTION
+    if not head.USE_LAYERNORM or head.COSINE_SCALE or (selects and node.TEMPERATURE == "layernorm"):
+        return
+    if not selects:
+        advice = "nothing scales them: try MODEL.SEM_SEG_HEAD.COSINE_SCALE 10 or more"
     elif node.TEMPERATURE_INIT < 5:
-        advice = f"TEMPERATURE_INIT={node.TEMPERATURE_INIT} is a slow start: try 10 or more"
+        advice = f"MODEL.RANKSEG.TEMPERATURE_INIT={node.TEMPERATURE_INIT} is low: try 10 or more"
     else:
         return
-    logger.warning("The cosine classifier's logits lie in [-1, 1]; MODEL.RANKSEG.%s", advice)
+    logger.warning("The cosine classifier's logits lie in [-1, 1]; %s", advice)

@@ -66,29 +66,34 @@ def recall_at(ranking: Tensor, presence: Tensor, weight: Tensor | None = None) -
     """Share of an image's labels that are selected, averaged over images.
 
     Args:
-        ranking: (N, κ) int64 selected label ids, none twice.
+        ranking: (N, κ) int64 selected label ids, none twice, -1 where there are fewer.
         presence: (N, K) bool. Images without labels are left out.
 
     Returns:
         () float64; NaN without any label.
     """
     presence = presence.double()
-    return _mean(presence.gather(1, ranking).sum(1) / presence.sum(1), weight)
+    return _mean(_selected(presence, ranking).sum(1) / presence.sum(1), weight)
 
 
 def coverage(ranking: Tensor, areas: Tensor, weight: Tensor | None = None) -> Tensor:
     """Share of all labelled pixels whose label is selected for their image.
 
     Args:
-        ranking: (N, κ) int64 selected label ids, none twice.
+        ranking: (N, κ) int64 selected label ids, none twice, -1 where there are fewer.
         areas: (N, K) pixels of each label.
 
     Returns:
         () float64; NaN without any labelled pixel.
     """
     weight = 1 if weight is None else weight
-    selected = areas.gather(1, ranking).sum(1) * weight
+    selected = _selected(areas, ranking).sum(1) * weight
     return selected.sum(-1).double() / (areas.sum(1) * weight).sum(-1)
+
+
+def _selected(values: Tensor, ranking: Tensor) -> Tensor:
+    """(N, κ) values of the selected labels, zero where there are fewer."""
+    return values.gather(1, ranking.clamp(min=0)) * (ranking >= 0)
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:

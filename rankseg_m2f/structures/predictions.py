@@ -25,6 +25,13 @@ class QueryPrediction:
     class_logits: Tensor
     mask_logits: Tensor | None
 
+    def __getitem__(self, clip: int) -> "QueryPrediction":
+        """The prediction of one clip, as a batch of one."""
+        masks = None if self.mask_logits is None else self.mask_logits[clip : clip + 1]
+        return QueryPrediction(
+            self.queries[clip : clip + 1], self.class_logits[clip : clip + 1], masks
+        )
+
 
 @dataclass
 class ClipTargets:

@@ -84,7 +84,7 @@ def _register_definition(folder: Path, name: str, definition: dict) -> None:
     except TypeError as error:
         raise ValueError(f"dataset {name!r} of kind {kind}: {error}") from error
     for key, value in arguments.items():
-        if key == "root" or key.endswith(("_root", "_json")):
+        if key == "root" or key.endswith(("_root", "_json", "_file")):
             if not isinstance(value, str):
                 raise ValueError(f"dataset {name!r}: {key} must be a path, not {value!r}")
             arguments[key] = str(folder / value)

@@ -1,4 +1,4 @@
-"""The built-in scenes of datasets/make_scenes.py under their names."""
+"""The built-in scenes of datasets/make_scenes.py under the name of their folder."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ SPLITS = ("train", "val")
 
 
 def register_scenes(root: str | Path) -> list[str]:
-    """Register scenes_{panoptic,semantic,instance}_{train,val} if they have been made.
+    """Register <folder>_{panoptic,semantic,instance}_{train,val} if scenes have been made there.
 
     Args:
-        root: folder that holds the scenes.
+        root: folder that holds the scenes; its name begins those of the datasets.
 
     Returns:
         The names registered; empty when the folder has no finished scenes.
@@ -36,7 +36,7 @@ def register_scenes(root: str | Path) -> list[str]:
     names = []
     for split in SPLITS:
         panoptic, semantic, instance = (
-            f"scenes_{kind}_{split}" for kind in ("panoptic", "semantic", "instance")
+            f"{root.name}_{kind}_{split}" for kind in ("panoptic", "semantic", "instance")
         )
         images, label_maps = str(root / split), str(root / f"semantic_{split}")
         instances = str(root / "annotations" / f"instances_{split}.json")

@@ -5,23 +5,29 @@ Shapes: T frames, K labels.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as mask_util
 
-from rankseg_m2f.data.datasets.register import (
-    IMAGE_SUFFIXES,
-    add_dataset,
-    add_objects,
-    check_classes,
+from rankseg_m2f.data.datasets.checks import (
+    check_agreement,
+    check_count,
     check_ignore_label,
     entry_of,
     existing_file,
-    is_int,
-    label_colours,
+    missing_files,
+    raise_incomplete,
     read_coco,
+    read_lines,
+)
+from rankseg_m2f.data.datasets.records import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from rankseg_m2f.data.datasets.register import (
+    add_dataset,
+    add_objects,
+    named_categories,
+    stuff_metadata,
 )
 from rankseg_m2f.data.frames import evaluation_clips
 
@@ -30,11 +36,11 @@ _VSPW_OFFSET, _VSPW_IGNORE = 1, 255
 _VSPW_NAMES = "label_num_dic_final.json"
 # Frames per clip of the official VSPW evaluation.
 _VSPW_CLIP = 20
-# A message of more lines helps nobody.
-_MAX_PROBLEMS = 10
 
 
-def register_ytvis(name: str, *, image_root: str, instances_json: str) -> None:
+def register_ytvis(
+    name: str, *, image_root: str, instances_json: str, table: str | None = None
+) -> None:
     """Register a dataset in YouTube-VIS format (2019, 2021, OVIS): one record per video.
 
     Labels are the json's categories by ascending id. A json without annotations, as the
@@ -43,13 +49,15 @@ def register_ytvis(name: str, *, image_root: str, instances_json: str) -> None:
     Args:
         image_root: folder of the json's frames.
         instances_json: videos, tracks (RLE, polygons or null per frame) and categories.
+        table: of `data/categories`, whose labels the dataset has: then the json is not opened
+            before it is loaded. None: the json's.
 
     Raises:
         FileNotFoundError: no such json.
         ValueError: a json without sound categories, or a name registered with other arguments.
             Loading raises it for missing frames and for tracks that do not fit their video.
     """
-    add_objects(name, "ytvis", image_root, instances_json, _load_ytvis)
+    add_objects(name, "ytvis", image_root, instances_json, _load_ytvis, table)
 
 
 def register_vspw(
@@ -60,6 +68,7 @@ def register_vspw(
     classes: Sequence[str] | None = None,
     clip_length: int | None = None,
     mask_folder: str = "mask",
+    table: str | None = None,
 ) -> None:
     """Register videos in VSPW's layout: data/<video>/origin/*.jpg, data/<video>/mask/*.png.
 
@@ -72,6 +81,8 @@ def register_vspw(
         clip_length: frames per record; 0: whole videos. None: whole videos for the split "train",
             else 20, the official evaluation.
         mask_folder: name of the videos' folders of label maps.
+        table: of `data/categories`, for when label_num_dic_final.json is missing; then the list of
+            videos is not opened before it is loaded.
 
     Raises:
         FileNotFoundError: no list of videos or no table of names.
@@ -79,24 +90,25 @@ def register_vspw(
             Loading raises it for missing or extra videos, frames and masks.
     """
     base = Path(root)
-    videos = existing_file(str(base / (split if split.endswith(".txt") else f"{split}.txt")), name)
-    if classes is None:
-        classes = _vspw_names(existing_file(str(base / _VSPW_NAMES), name))
+    videos = base / (split if split.endswith(".txt") else f"{split}.txt")
+    if table is None:
+        existing_file(videos, name)
+    if classes is None and (table is None or (base / _VSPW_NAMES).is_file()):
+        classes, table = _vspw_names(existing_file(base / _VSPW_NAMES, name)), None
     if clip_length is None:
         clip_length = 0 if split == "train" else _VSPW_CLIP
 
     def load() -> list[dict]:
         folders = {
             video: (base / "data" / video / "origin", base / "data" / video / mask_folder)
-            for line in videos.read_text(encoding="utf-8").splitlines()
-            if (video := line.strip())
+            for video in read_lines(existing_file(videos, name))
         }
         return _load_folders(name, folders, clip_length, _VSPW_OFFSET)
 
     _register_label_maps(
         name,
         load,
-        classes,
+        named_categories(name, classes, table),
         ignore_label=_VSPW_IGNORE,
         label_offset=_VSPW_OFFSET,
         clip_length=clip_length,
@@ -111,10 +123,11 @@ def register_frames_folder(
     *,
     image_root: str,
     label_root: str,
-    classes: Sequence[str],
+    classes: Sequence[str] | None = None,
     ignore_label: int = 255,
     label_offset: int = 0,
     clip_length: int = 0,
+    table: str | None = None,
 ) -> None:
     """Register any folder of <video>/<frame>.jpg and one of <video>/<frame>.png label maps.
 
@@ -124,6 +137,7 @@ def register_frames_folder(
         classes: K different names; pixel value i + label_offset means classes[i].
         ignore_label: pixel value of ignored pixels; so are values below `label_offset`.
         clip_length: frames per record; 0: whole videos.
+        table: of `data/categories`, in place of `classes`.
 
     Raises:
         ValueError: bad arguments, or a name registered with others. Loading raises it for missing
@@ -137,7 +151,7 @@ def register_frames_folder(
                 raise FileNotFoundError(f"dataset {name!r}: folder {folder} does not exist")
         videos = {
             str(path.parent.relative_to(root))
-            for root, suffixes in ((images, IMAGE_SUFFIXES), (labels, (".png",)))
+            for root, suffixes in ((images, IMAGE_SUFFIXES), (labels, LABEL_SUFFIXES))
             for path in root.rglob("*")
             if path.suffix.lower() in suffixes
         }
@@ -150,7 +164,7 @@ def register_frames_folder(
     _register_label_maps(
         name,
         load,
-        classes,
+        named_categories(name, classes, table),
         ignore_label=ignore_label,
         label_offset=label_offset,
         clip_length=clip_length,
@@ -161,28 +175,23 @@ def register_frames_folder(
 
 def _register_label_maps(
     name: str,
-    load,
-    classes: Sequence[str],
+    load: Callable[[], list[dict]],
+    categories: list[dict],
     *,
     ignore_label: int,
     label_offset: int,
     clip_length: int,
     **sources: str,
 ) -> None:
-    check_classes(classes, name)
-    for key, value in (("label_offset", label_offset), ("clip_length", clip_length)):
-        if not is_int(value) or value < 0:
-            raise ValueError(f"dataset {name!r}: {key}={value!r} must be an integer, 0 or more")
+    check_count("label_offset", label_offset, name)
+    check_count("clip_length", clip_length, name)
     # Neither the files' values nor the labels made of them may mean two things.
-    check_ignore_label(ignore_label, len(classes) + label_offset, name)
+    check_ignore_label(ignore_label, len(categories) + label_offset, name)
     add_dataset(
         name,
         load,
         evaluator_type="vspw",
-        label_names=list(classes),
-        stuff_classes=list(classes),
-        stuff_colors=label_colours([{"name": c} for c in classes]),
-        num_classes=len(classes),
+        **stuff_metadata(categories),
         ignore_label=ignore_label,
         label_offset=label_offset,
         clip_length=clip_length,
@@ -209,7 +218,7 @@ def _load_folders(
     records, problems = [], []
     for video, (images, labels) in folders.items():
         frames = _by_stem(images, IMAGE_SUFFIXES, problems)
-        masks = _by_stem(labels, (".png",), problems)
+        masks = _by_stem(labels, LABEL_SUFFIXES, problems)
         problems += [
             f"{frames[s]} has no label map in {labels}" for s in sorted({*frames} - {*masks})
         ]
@@ -226,7 +235,7 @@ def _load_folders(
             records.append(record | ({"label_offset": offset} if offset else {}))
     if not folders:
         problems.append("no videos")
-    _raise(name, problems)
+    raise_incomplete(name, problems)
     return records
 
 
@@ -248,15 +257,18 @@ def _by_stem(folder: Path, suffixes: Sequence[str], problems: list[str]) -> dict
     return found
 
 
-def _load_ytvis(name: str, path: Path, image_root: Path, ids: dict[int, int]) -> list[dict]:
-    content = read_coco(path, "videos")
+def _load_ytvis(name: str, path: Path, image_root: Path, names: dict[int, str]) -> list[dict]:
+    content = read_coco(path, "videos", "categories")
+    check_agreement(path, content["categories"], names)
+    ids = {category: label for label, category in enumerate(names)}
     records: dict[Any, dict] = {}
     for video in content["videos"]:
         record = _video(video, image_root, f"{path}: a video", content.get("annotations"))
         if record["video_id"] in records:
             raise ValueError(f"{path} has several videos of id {record['video_id']}")
         records[record["video_id"]] = record
-    _raise(name, _missing(frame for r in records.values() for frame in r["file_names"]))
+    frames = (frame for record in records.values() for frame in record["file_names"])
+    raise_incomplete(name, missing_files(frames))
     seen = set()
     for track in content.get("annotations") or ():
         number = entry_of(track, "id", f"{path}: an annotation")
@@ -331,29 +343,6 @@ def _compressed(outline: list | dict, size: tuple[int, int], where: str) -> list
         "size": [*size],
         "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
     }
-
-
-def _missing(paths: Iterable[str]) -> list[str]:
-    """One line per file that does not exist; folders are listed once, which is fast on servers."""
-    folders: dict[Path, set[str]] = {}
-    problems = []
-    for path in map(Path, paths):
-        if path.parent not in folders:
-            there = path.parent.is_dir()
-            folders[path.parent] = {p.name for p in path.parent.iterdir()} if there else set()
-        if path.name not in folders[path.parent]:
-            problems.append(f"{path} does not exist")
-    return problems
-
-
-def _raise(name: str, problems: list[str]) -> None:
-    if problems:
-        rest = len(problems) - _MAX_PROBLEMS
-        raise ValueError(
-            f"dataset {name!r} is incomplete: "
-            + "; ".join(problems[:_MAX_PROBLEMS])
-            + (f"; and {rest} more" if rest > 0 else "")
-        )
 
 
 def _natural(name: str) -> list:

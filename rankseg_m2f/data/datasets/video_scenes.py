@@ -1,4 +1,4 @@
-"""The built-in moving scenes of datasets/make_video_scenes.py under their names."""
+"""The built-in moving scenes of datasets/make_video_scenes.py under the name of their folder."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from rankseg_m2f.data.datasets.video import register_vspw, register_ytvis
 
 
 def register_video_scenes(root: str | Path) -> list[str]:
-    """Register video_scenes_{instance,semantic}_{train,val} if they have been made.
+    """Register <folder>_{instance,semantic}_{train,val} if moving scenes have been made there.
 
     Args:
-        root: folder that holds the moving scenes.
+        root: folder that holds the moving scenes; its name begins those of the datasets.
 
     Returns:
         The names registered; empty when the folder has no finished scenes.
@@ -25,7 +25,7 @@ def register_video_scenes(root: str | Path) -> list[str]:
         return []
     names = []
     for split in SPLITS:
-        instance, semantic = f"video_scenes_instance_{split}", f"video_scenes_semantic_{split}"
+        instance, semantic = f"{root.name}_instance_{split}", f"{root.name}_semantic_{split}"
         register_ytvis(
             instance,
             image_root=str(root / "data"),

@@ -1,0 +1,91 @@
+"""What a published checkpoint says of itself, in values that JSON and torch read without trust."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import shorten
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from rankseg_m2f import __version__
+from rankseg_m2f.data.check import label_difference
+
+# Letters of each value in a log.
+_SHOWN = 200
+
+
+def label_names(cfg: CfgNode) -> list[str]:
+    """Names of the model's labels, from the first dataset of the config that has them, or none."""
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if names := MetadataCatalog.get(name).get("label_names", ()):
+            return list(names)
+    return []
+
+
+def build_metadata(cfg: CfgNode, metrics: Mapping | None, iteration: int | None) -> dict:
+    """Metadata of a model of `cfg`.
+
+    Args:
+        metrics: of an evaluation, such as {task: {metric: value}}.
+        iteration: the last one trained.
+
+    Returns:
+        "version", "revision" (of this project's checkout, or None), "iteration", "labels" (K names,
+        or none), "metrics", and "config", a YAML text without the paths of its machine.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "", "./output"
+    return {
+        "version": __version__,
+        "revision": _revision(),
+        "iteration": iteration,
+        "labels": label_names(cfg),
+        "metrics": dict(metrics or {}),
+        "config": cfg.dump(),
+    }
+
+
+def describe_metadata(metadata: object, labels: list[str]) -> tuple[str, str | None]:
+    """Metadata of a file for a log.
+
+    Args:
+        metadata: as read; other programs may mean anything by it.
+        labels: of the model; none: not known.
+
+    Returns:
+        A line, "" where nothing is known; and a sentence where its labels are other ones, or None.
+    """
+    if not isinstance(metadata, Mapping):
+        return "", None
+    known = [
+        f"{key} {shorten(str(metadata[key]), _SHOWN)}"
+        for key in ("version", "revision", "iteration", "metrics")
+        if metadata.get(key)
+    ]
+    theirs = metadata.get("labels")
+    difference = None
+    if isinstance(theirs, (list, tuple)) and theirs:
+        known.append(f"{len(theirs)} labels")
+        difference = label_difference(theirs, labels) if labels else None
+    note = f"The file's labels are not the dataset's: {difference}." if difference else None
+    return f"The file says: {', '.join(known)}" if known else "", note
+
+
+def _revision() -> str | None:
+    """The git commit of this project, with a + if files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *command],
+                capture_output=True, text=True, check=True, timeout=30,
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changes else "")

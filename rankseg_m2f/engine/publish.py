@@ -1,0 +1,89 @@
+"""Checkpoints for others: the weights alone, what they are, and a name that tells them apart."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from rankseg_m2f.engine.checkpoint import Checkpointer
+from rankseg_m2f.engine.metadata import build_metadata, label_names
+from rankseg_m2f.engine.weights_file import read_weights, write_weights
+
+SUFFIXES = (".pth", ".safetensors")
+_CHUNK = 1 << 20
+
+
+def load_model(cfg: CfgNode, source: str, trust: bool = False) -> tuple[nn.Module, dict]:
+    """The model of a config on the CPU with all its weights, and what else the file has.
+
+    Raises:
+        ValueError: the file does not fill the model.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg).eval()
+    checkpointer = Checkpointer(model, trust=trust, for_evaluation=True, labels=label_names(cfg))
+    return model, checkpointer.load(source)
+
+
+def publish(
+    cfg: CfgNode,
+    source: str,
+    target: Path,
+    metrics: Mapping | None = None,
+    trust: bool = False,
+) -> Path:
+    """Write the weights of a checkpoint with `build_metadata`, without any training state.
+
+    Args:
+        cfg: it was trained with; its weights must fill the model.
+        source: anything that MODEL.WEIGHTS takes.
+        target: with one of SUFFIXES; the first 8 hex digits of the file's MD5 go into its name.
+        metrics: see `build_metadata`.
+        trust: see `read_weights`.
+
+    Returns:
+        What was written, as `target` "model.pth" to "model-0123abcd.pth".
+
+    Raises:
+        ValueError: another suffix, or weights that do not fill the model.
+        FileExistsError: the very file is there already.
+    """
+    if target.suffix not in SUFFIXES:
+        raise ValueError(f"{target} must end in {' or '.join(SUFFIXES)}")
+    model, rest = load_model(cfg, source, trust)
+    metadata = build_metadata(cfg, metrics, rest.get("iteration"))
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        write_weights(temporary, {"model": model.state_dict(), "metadata": metadata})
+        _check(temporary, model)
+        named = target.with_name(f"{target.stem}-{_md5(temporary)[:8]}{target.suffix}")
+        if named.exists():
+            raise FileExistsError(f"{named} is there already, and is never replaced")
+        temporary.rename(named)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return named
+
+
+def _check(path: Path, model: nn.Module) -> None:
+    """Read a written file back without trust."""
+    written, meant = read_weights(path)["model"], model.state_dict()
+    if written.keys() != meant.keys() or not all(
+        torch.equal(written[name], value) for name, value in meant.items()
+    ):
+        raise OSError(f"{path} does not hold what was written: check the disk")
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,304 @@
+"""Selection, oracle and ablations in whole models, images and clips."""
+
+import json
+import logging
+
+import pytest
+import torch
+from conftest import ROOT
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from golden import load_case
+
+from rankseg_m2f.config import get_cfg
+from rankseg_m2f.engine.predictor import Predictor, VideoPredictor
+from rankseg_m2f.engine.windows import WindowedModel
+from rankseg_m2f.rankseg.head import HEADS
+from rankseg_m2f.rankseg.selection import TRAIN_SELECTIONS, Selection
+
+IMAGES = ("image_r50_baseline", "image_r50_rankseg", "image_swin_rankseg_kappaK")
+VIDEO = "video_vis_rankseg_k10"
+# Results that all cases can give, in one form.
+SEMANTIC = ("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "True", "MODEL.RANKSEG.FULL_SEM_SEG", "True")
+ABLATIONS = json.loads((ROOT / "configs" / "ablations.json").read_text())
+ROWS = {name: row for rows in ABLATIONS.values() for name, row in rows.items()}
+DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
+
+
+def inputs_with_truth(case, labels, masks=False):
+    """A case's inputs with objects of the given labels in them."""
+    inputs = []
+    for x in case.inputs:
+        frames = x["image"] if isinstance(x["image"], list) else [x["image"]]
+        truth = []
+        for frame in frames:
+            found = Instances(tuple(frame.shape[-2:]), gt_classes=torch.tensor(labels).long())
+            if masks:
+                found.gt_masks = torch.rand(len(labels), *frame.shape[-2:]) > 0.5
+                found.gt_ids = torch.arange(len(labels))
+            truth.append(found)
+        whole = truth if isinstance(x["image"], list) else truth[0]
+        inputs.append({**x, "instances": whole})
+    return inputs
+
+
+def with_selection(inputs, selection):
+    return [{**x, "selection": selection} for x in inputs]
+
+
+def leaves(value):
+    """All tensors and numbers of a result, in order."""
+    if isinstance(value, dict):
+        return [leaf for key in sorted(value) for leaf in leaves(value[key])]
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in leaves(item)]
+    if isinstance(value, Instances):
+        return leaves({k: getattr(v, "tensor", v) for k, v in value.get_fields().items()})
+    return leaves(vars(value)) if hasattr(value, "__dataclass_fields__") else [value]
+
+
+def assert_same(ours, theirs):
+    ours, theirs = leaves(ours), leaves(theirs)
+    assert len(ours) == len(theirs) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("name", [*IMAGES, VIDEO])
+@pytest.mark.parametrize("labels", [[2, 7, 7, 31], []])
+@torch.no_grad()
+def test_an_exact_set_is_the_oracle_to_the_bit(name, labels):
+    case = load_case(name)
+    inputs = inputs_with_truth(case, [*labels, 255])
+    oracle = case.model(*SEMANTIC, "MODEL.RANKSEG.USE_GT_EVAL", "True")(inputs)
+    exact = case.model(*SEMANTIC)(with_selection(case.inputs, Selection(labels=set(labels))))
+    assert_same(exact, oracle)
+    for result in exact:
+        allowed = set(labels)
+        assert set(result.get("label_ranking", torch.tensor(sorted(allowed))).tolist()) == allowed
+        if labels:
+            assert set(result["sem_seg"].argmax(0).unique().tolist()) <= allowed
+
+
+@pytest.mark.parametrize("name", ["image_r50_gt", VIDEO])
+@torch.no_grad()
+def test_the_trained_oracle_of_plain_models(name):
+    """USE_GT, official, closes labels on the logits; a plain model has nothing after them."""
+    case = load_case(name)
+    plain = ("MODEL.RANKSEG.FLAG", "False")
+    labels = [1, 4, 9]
+    inputs = inputs_with_truth(case, labels)
+    models = [
+        case_model(case, *SEMANTIC, *plain, "MODEL.RANKSEG.USE_GT", str(use_gt))
+        for use_gt in (True, False)
+    ]
+    trained = models[0](inputs)
+    exact = models[1](with_selection(case.inputs, Selection(labels=labels)))
+    assert_same(trained, exact)
+
+
+def case_model(case, *overrides):
+    """The case's model with its weights where they fit."""
+    cfg = case.cfg.clone()
+    cfg.merge_from_list(list(overrides))
+    model = build_model(cfg).eval()
+    weights = case.model().state_dict()
+    own = model.state_dict()
+    model.load_state_dict({k: weights.get(k, v) for k, v in own.items()})
+    return model
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@torch.no_grad()
+def test_video_oracle_with_and_without_windows(windowed):
+    case = load_case(VIDEO)
+    labels = [3, 17, 30]
+    inputs = inputs_with_truth(case, labels)
+    for key in ("USE_GT", "USE_GT_EVAL"):
+        model = case.model(*SEMANTIC, f"MODEL.RANKSEG.{key}", "True", "MODEL.RANKSEG.TOPK", "10")
+        (result,) = (WindowedModel(model, 2, 1) if windowed else model)(inputs)
+        assert set(result["sem_seg"].argmax(0).unique().tolist()) <= set(labels)
+        best = [k for k, s in zip(result["pred_labels"], result["pred_scores"], strict=True) if s]
+        assert best and (set(best) <= set(labels) or key == "USE_GT")
+    with pytest.raises(ValueError, match="oracle need 'instances'"):
+        model(case.inputs)
+
+
+@pytest.mark.parametrize("name", [*IMAGES, VIDEO])
+@torch.no_grad()
+def test_denied_labels_never_win_and_forced_ones_are_ranked(name):
+    case = load_case(name)
+    model = case.model(*SEMANTIC)
+    free = model(case.inputs)[0]
+    popular = free["sem_seg"].argmax(0).flatten().mode().values.item()
+    (denied, *_) = model(with_selection(case.inputs, Selection(deny=[popular])))
+    assert not (denied["sem_seg"].argmax(0) == popular).any()
+    if model.ml_head is None:
+        return
+    assert popular not in denied["label_ranking"]
+    assert torch.equal(denied["label_scores"], free["label_scores"])
+    last = free["label_scores"].argmin().item()
+    (forced, *_) = model(with_selection(case.inputs, Selection(force=[last])))
+    assert last in forced["label_ranking"]
+    assert len(forced["label_ranking"]) == len(free["label_ranking"])
+
+
+@torch.no_grad()
+def test_inputs_of_a_batch_are_selected_apart():
+    case = load_case("image_r50_rankseg")
+    model = case.model("MODEL.RANKSEG.EVAL_MASS", "0.5")
+    wishes = (Selection(), Selection(labels=range(60)), Selection(deny=[0], force=[9]))
+    batch = [{**case.inputs[0], "selection": wish} for wish in wishes]
+    batch[0].pop("selection")
+    together, alone = model(batch), [model([x])[0] for x in batch]
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a["label_ranking"], b["label_ranking"])
+        torch.testing.assert_close(a["sem_seg"].scores, b["sem_seg"].scores, atol=1e-5, rtol=1e-4)
+    assert [len(x["sem_seg"].ids) for x in together] == [50, 60, 50]
+    lengths = [len(x["label_ranking"]) for x in together]
+    assert lengths[1] == 60 and lengths[0] < 50
+
+
+@torch.no_grad()
+def test_dynamic_kappa_lies_between_one_and_kappa():
+    case = load_case("image_r50_rankseg")
+    for key, low, high in (("EVAL_MIN_SCORE", 1.0, 0.0), ("EVAL_MASS", 1e-6, 1.0)):
+        (one, *_), (all_, *_) = (
+            case.model(f"MODEL.RANKSEG.{key}", value)(case.inputs) for value in (low, high)
+        )
+        assert len(one["label_ranking"]) == 1 and len(all_["label_ranking"]) == 50
+        assert (one["sem_seg"].argmax(0) == one["label_ranking"]).all()
+        assert torch.equal(one["label_ranking"], all_["label_ranking"][:1])
+
+
+@pytest.mark.parametrize("kappa", [1, 5, 10, 25, 40, 57])
+@torch.no_grad()
+def test_kappa_at_evaluation(kappa):
+    case = load_case(VIDEO)
+    model = case.model("MODEL.RANKSEG.TOPK_EVAL", str(kappa))
+    (result,) = model(case.inputs)
+    assert len(result["label_ranking"]) == min(kappa, 40)
+    _, (layer,), presence = model.decode(case.inputs)
+    selected = model.select(presence, Selection())
+    weight, bias = model.ml_norm.weight, model.ml_norm.bias
+    columns = [min(i, 9) for i in range(len(selected.ids))] + [10]
+    logits = layer.class_logits[0][:, [*selected.ids.tolist(), 40]]
+    logits = torch.nn.functional.layer_norm(logits, (len(columns),), weight[columns], bias[columns])
+    torch.testing.assert_close(model.class_scores(layer, selected), logits.softmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "selection"),
+    [
+        *(("image_r50_rankseg", "encoder", selection) for selection in TRAIN_SELECTIONS),
+        *((VIDEO, head, "schedule") for head in HEADS),
+    ],
+)
+def test_each_selection_and_head_trains(name, head, selection):
+    case = load_case(name)
+    settings = ("TOPK", "3", "HEAD", head, "TEMPERATURE", "rank", "TRAIN_SELECTION", selection)
+    keys = [f"MODEL.RANKSEG.{w}" if i % 2 == 0 else w for i, w in enumerate(settings)]
+    cfg = case.cfg.clone()
+    cfg.merge_from_list(keys)
+    model = build_model(cfg).train()
+    for labels in ([1, 2, 30, 31, 32], []):
+        for progress, kappa in ((0.0, model.num_labels), (1.0, 3)):
+            used = {"schedule": kappa, "all": model.num_labels}.get(selection, 3)
+            model.progress = progress
+            model.zero_grad()
+            losses = model(inputs_with_truth(case, labels, masks=True))
+            sum(losses.values()).backward()
+            assert all(torch.isfinite(loss) for loss in losses.values())
+            grad = model.ml_norm.weight.grad != 0
+            expected = torch.arange(len(grad)) < used
+            expected[-1] = True
+            assert torch.equal(grad, expected)
+            assert all(p.grad.abs().sum() > 0 for p in model.ml_head.parameters() if p.numel() > 1)
+
+
+def test_kept_labels_have_a_loss():
+    case = load_case("image_r50_rankseg")
+    inputs = inputs_with_truth(case, [4, 9, 77], masks=True)
+    dice = {}
+    for selection in ("official", "keep_present"):
+        model = case.model("MODEL.RANKSEG.TRAIN_SELECTION", selection)
+        clips, layers, presence = model.train().decode(inputs)
+        with torch.no_grad():
+            # No present label is among the 50 best.
+            presence[:, [4, 9, 77]] = -1000.0
+        targets = clips.targets(model.num_labels)
+        ranked = model.rank(presence, targets)
+        layers = [model.ranked(layer, ranked.with_void()) for layer in layers]
+        dice[selection] = model.losses(layers, targets, presence, ranked)["loss_dice"]
+    assert dice["official"] == 0 and dice["keep_present"] > 0
+
+
+def test_cosines_with_a_scale():
+    case = load_case("image_r50_baseline")
+    cosine = ("MODEL.SEM_SEG_HEAD.USE_LAYERNORM", "True")
+    model, bare = (
+        case_model(case, *cosine, *scale)
+        for scale in (("MODEL.SEM_SEG_HEAD.COSINE_SCALE", "12"), ())
+    )
+    added = model.state_dict().keys() - bare.state_dict().keys()
+    assert added == {"sem_seg_head.predictor.class_embed.scale"}
+    queries = torch.randn(2, 32)
+    heads = [m.sem_seg_head.predictor.class_embed for m in (model, bare)]
+    torch.testing.assert_close(heads[0](queries), 12 * heads[1](queries))
+    heads[0](queries).sum().backward()
+    assert heads[0].scale.grad.abs() > 0
+    with pytest.raises(ValueError, match=r"COSINE_SCALE=12\.0.*USE_LAYERNORM is False"):
+        case_model(case, "MODEL.SEM_SEG_HEAD.COSINE_SCALE", "12")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("TRAIN_SELECTION", "none", "'none' is none of official, keep_present, schedule, all"),
+        ("TRAIN_SCHEDULE", "(0.5, 0.5)", "TRAIN_SCHEDULE="),
+        ("TRAIN_SCHEDULE", "(0.5, 1.5)", "TRAIN_SCHEDULE="),
+        ("TOPK_EVAL", "-1", "TOPK_EVAL=-1 must be 0 or more"),
+        ("EVAL_MIN_SCORE", "1.5", r"EVAL_MIN_SCORE=1\.5 in \[0, 1\]"),
+        ("EVAL_MASS", "0.0", r"EVAL_MASS=0\.0 in \(0, 1\]"),
+        ("HEAD", "guess", "HEAD='guess'"),
+    ],
+)
+def test_values_out_of_range_are_named(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        load_case("image_r50_rankseg").model(f"MODEL.RANKSEG.{key}", value)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_ablation_is_one_override(name, caplog):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(DEMO))
+    cfg.merge_from_list(ROWS[name])
+    cfg.MODEL.DEVICE = "meta"
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
+    with torch.device("meta"), caplog.at_level(logging.WARNING):
+        model = build_model(cfg)
+    assert not caplog.records  # no keys that do not fit each other
+    assert (model.ml_head is not None) == cfg.MODEL.RANKSEG.FLAG
+
+
+def test_ablations_of_one_kind_differ():
+    for rows in ABLATIONS.values():
+        assert len({tuple(row) for row in rows.values()}) == len(rows)
+
+
+@torch.no_grad()
+def test_predictors_take_a_selection(tmp_path):
+    case = load_case("image_r50_rankseg")
+    torch.save({"model": case.model().state_dict()}, tmp_path / "model.pth")
+    cfg = case.cfg.clone()
+    cfg.merge_from_list(["MODEL.WEIGHTS", str(tmp_path / "model.pth"), "INPUT.MIN_SIZE_TEST", "64"])
+    image = case.inputs[0]["image"].byte().permute(1, 2, 0).numpy()
+    for predict, thing in ((Predictor(cfg), image), (VideoPredictor(cfg), [image] * 2)):
+        free = predict(thing)["label_ranking"]
+        assert predict(thing, Selection(labels=[5, 6]))["label_ranking"].sort().values.tolist() == [
+            5,
+            6,
+        ]
+        predict.selection = Selection(deny=[free[0].item()])
+        assert free[0] not in predict(thing)["label_ranking"]
+        assert free[0] in predict(thing, Selection())["label_ranking"]

@@ -1,0 +1,42 @@
+"""Make a checkpoint ready for others: weights alone, with config, labels, metrics and revision.
+
+    python tools/publish_checkpoint.py output/demo/model_final.pth zoo/demo.pth
+        [--config-file FILE] [--metrics results.json] [KEY VALUE ...]
+
+The config is the config.yaml that training left beside the checkpoint, unless another is given. The
+file's MD5 goes into its name: zoo/demo-0123abcd.pth. With .safetensors the format is that one.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rankseg_m2f.engine.main import load_config, sentence
+from rankseg_m2f.engine.publish import publish
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="file to publish, or anything MODEL.WEIGHTS takes")
+    parser.add_argument("target", type=Path, help="name.pth or name.safetensors")
+    parser.add_argument("--config-file", help="default: config.yaml beside the checkpoint")
+    parser.add_argument("--metrics", type=Path, help="JSON file of metrics to note")
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="unpickle without limits; may run any code"
+    )
+    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
+    # Flags may follow what the config is overridden with.
+    args = parser.parse_intermixed_args()
+    config = args.config_file or str(Path(args.checkpoint).with_name("config.yaml"))
+    try:
+        metrics = json.loads(args.metrics.read_text("utf-8")) if args.metrics else None
+        cfg = load_config(config, args.opts)
+        written = publish(cfg, args.checkpoint, args.target, metrics, args.trust_checkpoint)
+    except (ValueError, KeyError, AssertionError, OSError) as error:
+        sys.exit(f"publish_checkpoint: {sentence(error)}")
+    print(written)
+
+
+if __name__ == "__main__":
+    main()
