@@ -17,12 +17,6 @@ from rankseg_m2f.engine.requirements import REQUIREMENTS, Requirement, load
 
 # Not asked at start-up: only some of Detectron2's augmentations and its drawing need it.
 OPENCV = Requirement("cv2", "cv2", ("install", "opencv-python-headless"))
-# What our configs read below $DETECTRON2_DATASETS -> a part that only a finished one has.
-DATASETS = {
-    "scenes": "scenes.json",
-    "ADEChallengeData2016": "annotations_detectron2",
-    "coco": "annotations",
-}
 
 
 @dataclass
@@ -39,7 +33,7 @@ class Report:
 
     def row(self, name: str, text: str) -> None:
         """Add a line to the section."""
-        self.lines.append(f"  {name:<22}{text}")
+        self.lines.append(f"  {name:<32}{text}")
 
     def text(self) -> str:
         """The whole report, problems last."""
@@ -144,10 +138,17 @@ def _datasets(report: Report) -> None:
             "DETECTRON2_DATASETS to where yours are"
         )
         return
-    for name, part in DATASETS.items():
-        folder = root / name
-        state = "there" if (folder / part).exists() else f"unfinished, no {part}"
-        report.row(name, state if folder.is_dir() else "-")
+    try:
+        from rankseg_m2f.data.datasets.official import readiness
+    except (ImportError, AttributeError, OSError) as error:
+        report.row("unknown", _first_line(error))
+        return
+    # Written last, so its presence says that all the rest is there.
+    for scenes in sorted(path.parent for path in root.glob("*scenes*/scenes.json")):
+        report.row(scenes.name, "there")
+    for names, (ready, script) in readiness(root).items():
+        advice = f"unfinished, run python datasets/{script}"
+        report.row(names.replace("_{split}", ""), f"there: {', '.join(ready)}" if ready else advice)
 
 
 def _first_line(message: object) -> str:

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "evaluation": {"rankseg", "structures", "images", "files"},
     "config": {"safe_yaml"},
     "safe_yaml": set(),
-    "doctor": {"ops", "engine", "__version__"},
+    "doctor": {"ops", "data", "engine", "__version__"},
     "engine": {
         "modeling",
         "rankseg",

@@ -56,9 +56,15 @@ def test_label_maps_agree_with_panoptic_pngs(made):
     # 4 of 400 labelled pixels are 1 %, of 300 more.
     repaint(name, 0, four_pixels)
     assert check_dataset(name).problems == []
+    assert check_dataset(name).remarks == []
     repaint(name, 1, four_pixels)
+    report = check_dataset(name)
+    (remark,) = report.remarks
+    assert "labels/001.png: 1% of the labelled pixels have another label than in" in remark
+    assert report.problems == []
+    repaint(name, 1, lambda ids: ids[:12].fill(1))
     (problem,) = check_dataset(name).problems
-    assert "labels/001.png: 1% of the labelled pixels have another label than in" in problem
+    assert "of the labelled pixels have another label than in" in problem
 
 
 def test_label_maps_may_ignore_some_pixels_but_not_all(made):

@@ -32,20 +32,29 @@ def broken(tmp_path, monkeypatch, line: str) -> str:
     return str(caught.value)
 
 
-def test_all_is_well_here(monkeypatch, tmp_path):
+def test_all_is_well_here(monkeypatch, tmp_path, own_catalogs):
     check_requirements()
-    (tmp_path / "coco" / "annotations").mkdir(parents=True)
-    (tmp_path / "scenes").mkdir()
+    coco = tmp_path / "coco"
+    for folder in ("annotations", "val2017"):
+        (coco / folder).mkdir(parents=True)
+    (coco / "annotations" / "instances_val2017.json").touch()
+    (tmp_path / "scenes_9").mkdir()
+    (tmp_path / "scenes_9" / "scenes.json").touch()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     report = doctor.diagnose()
     text = report.text()
     assert not report.problems
     for name in (*BY_NAME, "cv2", "python", "CPU", "used here"):
         assert re.search(rf"^  {name} +\S", text, re.MULTILINE), name
-    assert f"torch                 {torch.__version__}" in text
-    assert re.search(r"^  coco +there$", text, re.MULTILINE)
-    assert re.search(r"^  scenes +unfinished, no scenes.json$", text, re.MULTILINE)
-    assert re.search(r"^  ADEChallengeData2016 +-$", text, re.MULTILINE)
+    rows = (
+        rf"torch +{re.escape(torch.__version__)}",
+        "coco_2017 +there: val",
+        r"coco_2017_panoptic +unfinished, run python datasets/prepare_coco\.py",
+        "scenes_9 +there",
+    )
+    for row in rows:
+        assert re.search(rf"^  {row}$", text, re.MULTILINE), row
+    assert "ade20k" not in text
     assert text.endswith("All that is needed works.\n")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import re
 import signal
@@ -263,6 +264,18 @@ def test_mistakes_are_one_line(scenes, tmp_path, monkeypatch):
     }.items():
         monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", str(DEMO), *words])
         with pytest.raises(SystemExit, match=f"train_net.py: .*{message}"):
+            engine.run()
+
+
+def test_refused_weights_are_one_line(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    unsafe = tmp_path / "unsafe.pkl"
+    unsafe.write_bytes(pickle.dumps({"model": {"weight": print}}))
+    words = [*SMALL, "MODEL.WEIGHTS", str(unsafe), "OUTPUT_DIR", str(tmp_path / "output")]
+    for flags in ([], ["--eval-only"]):
+        command = ["train_net.py", *flags, "--config-file", str(DEMO), *words]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit, match=r"train_net.py: .*unsafe.pkl holds .*print"):
             engine.run()
 
 

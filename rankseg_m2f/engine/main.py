@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -134,7 +136,8 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         return evaluate_weights(cfg, args)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
-    trainer.resume_or_load(resume=args.resume)
+    with _one_line_errors():
+        trainer.resume_or_load(resume=args.resume)
     trainer.run()
     return None
 
@@ -150,7 +153,8 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
         for_evaluation=True,
         labels=label_names(cfg),
     )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    with _one_line_errors():
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)
     if comm.is_main_process():
         verify_results(cfg, results)
@@ -162,16 +166,23 @@ def sentence(error: Exception) -> str:
     return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the user can mend ends the program with a sentence, not a traceback."""
+    try:
+        yield
+    except (ValueError, KeyError, AssertionError, OSError) as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {sentence(error)}") from error
+
+
 def run() -> None:
     """Entry point of train_net.py: one process, one per GPU, or one of torchrun's."""
     args = argument_parser().parse_args()
-    try:
-        # Before any process is started, so that a mistake is one line and not many tracebacks.
+    # Before any process is started, so that a mistake is one line and not many tracebacks.
+    with _one_line_errors():
         cfg = load_config(args.config_file, args.opts)
         for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
             check_prepared(name)
-    except (ValueError, KeyError, AssertionError, OSError) as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {sentence(error)}") from error
     if cfg.MODEL.DEVICE == "cpu":
         # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

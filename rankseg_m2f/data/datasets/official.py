@@ -362,6 +362,29 @@ def check_prepared(name: str) -> None:
         load.check()
 
 
+def readiness(root: Path) -> dict[str, tuple[list[str], str]]:
+    """Which official datasets below `root` can be used, of those that have a folder there.
+
+    Returns:
+        Names with {split} in them -> splits that are there, script of datasets/ for the others.
+    """
+    register_official(root)
+    found = {}
+    for layout in LAYOUTS:
+        ready = [split for split in layout.splits if _is_there(layout.names.format(split=split))]
+        if ready or (layout.folder and (root / layout.folder).is_dir()):
+            found[layout.names] = ready, layout.script
+    return found
+
+
+def _is_there(name: str) -> bool:
+    try:
+        check_prepared(name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _register(name: str, layout: Layout, root: Path, words: dict[str, str]) -> None:
     base = root / layout.folder
     paths = {k: _places(base, place, words) for k, place in layout.paths.items()}
