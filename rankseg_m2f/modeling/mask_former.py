@@ -68,7 +68,7 @@ class MaskFormer(ClipModel):
         """
         Args:
             ml_head: multi-label head; None is plain Mask2Former, or scores that come with inputs.
-            ml_norm: temperature per rank; None means no sort and no selection.
+            ml_norm: temperature per rank; None for models that do not select.
             input_settings: see `ClipModel`.
         """
         super().__init__(**input_settings)
@@ -114,7 +114,7 @@ class MaskFormer(ClipModel):
         if not self.training:
             return self.infer(layers[-1], presence, self.selections(batched_inputs, clips), clips)
         targets = clips.targets(self.num_labels)
-        ranked = None if self.ml_norm is None else self.rank(presence, targets)
+        ranked = self.rank(presence, targets) if self.rank_options.selection else None
         if ranked is not None:
             with_void = ranked.with_void()
             layers = [self.ranked(layer, with_void) for layer in layers]
@@ -159,7 +159,9 @@ class MaskFormer(ClipModel):
     def ranked(self, layer: QueryPrediction, with_void: RankedLabels) -> QueryPrediction:
         """Rank-adaptive selected-label classification (Eqs. 2 and 3)."""
         logits = with_void.gather(layer.class_logits, dim=2)
-        return replace(layer, class_logits=self.ml_norm(logits, dim=2))
+        if self.rank_options.temperature:
+            logits = self.ml_norm(logits, dim=2)
+        return replace(layer, class_logits=logits)
 
     def mask_absent(
         self, layers: list[QueryPrediction], labels: list[Tensor]
@@ -179,9 +181,9 @@ class MaskFormer(ClipModel):
 
     def select(self, presence: Tensor | None, selection: Selection) -> SelectedLabels:
         """The labels one clip is classified among at evaluation, from its (1, K) presence."""
-        if self.ml_norm is None:
-            return unranked(self.num_labels, self.device, selection, presence)
         options = self.rank_options
+        if not options.selection:
+            return unranked(self.num_labels, self.device, selection, presence)
         return select(presence, options.kappa_eval, selection, options.min_score, options.mass)
 
     def class_scores(self, layer: QueryPrediction, selected: SelectedLabels) -> Tensor:
