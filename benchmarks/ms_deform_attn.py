@@ -10,7 +10,6 @@ installed (pip install --no-build-isolation torch-ms-deform-attn==0.1.1).
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rankseg_m2f.doctor import cpu_name
 from rankseg_m2f.ops.backends import available_backends
 from rankseg_m2f.ops.dispatch import ms_deform_attn
 
@@ -192,10 +192,7 @@ def machine(device: str) -> str:
     """What the figures were taken on."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.processor()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def table(rows: list[dict]) -> str:

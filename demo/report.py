@@ -2,12 +2,13 @@
 
 import html
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import plot_temperatures as temperatures
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from figures import new_figure
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 from visualise import (
@@ -100,7 +101,8 @@ def write_report(cfg, folder: Path, baseline: dict, facts: dict[str, str]) -> Pa
         "<h2>Training</h2><img src=report/curves.png>",
     ]
     if predictor.model.ml_norm is not None:
-        plot_temperatures(predictor.model, pictures / "temperatures.png")
+        run_of = {"this run": temperatures.read(cfg.MODEL.WEIGHTS)}
+        temperatures.plot_temperatures(run_of, pictures / "temperatures.png")
         parts.append(
             "<h2>Learned 1/τ per rank</h2><p>One learnable factor per rank of the label, no-object "
             "last (Fig. 7 of the paper). Labels the multi-label head ranks first are trusted "
@@ -138,7 +140,7 @@ def metric_rows(run: Run, baseline: dict) -> list[tuple[str, str, float, float |
 
 def plot_curves(run: Run, path: Path) -> None:
     """Losses to the left, metrics to the right."""
-    figure, (left, right) = _figure(1, 2, (11, 3.6))
+    figure, (left, right) = new_figure(1, 2, (11, 3.6))
     for key in ("loss_ce", "loss_mask", "loss_dice", "loss_ml"):
         if key in run.losses:
             left.plot(*run.losses[key], label=key)
@@ -151,21 +153,6 @@ def plot_curves(run: Run, path: Path) -> None:
     right.set(title="validation", xlabel="iteration", ylim=(0, 100))
     for axis in (left, right):
         axis.legend(frameon=False)
-    figure.savefig(path, dpi=110)
-
-
-def plot_temperatures(model, path: Path) -> None:
-    """1/τ over ranks."""
-    weight = model.ml_norm.weight.detach().cpu().numpy()
-    figure, (axis,) = _figure(1, 1, (7.5, 3))
-    ranks = np.arange(1, len(weight) + 1)
-    axis.bar(ranks[:-1], weight[:-1], color="#4472b8")
-    axis.bar(ranks[-1:], weight[-1:], color="#9aa4b2", label="no-object")
-    low, high = weight.min(), weight.max()
-    margin = max(0.15 * (high - low), 0.01)
-    axis.set(xlabel="rank", ylabel="1/τ", ylim=(low - margin, high + margin))
-    axis.axhline(1, color="#23272f", linewidth=0.8, linestyle=":", label="at the start")
-    axis.legend(frameon=False)
     figure.savefig(path, dpi=110)
 
 
@@ -235,18 +222,3 @@ def _table(run: Run, baseline: dict) -> str:
         "<th class=figure>best constant prediction</th><th></th></tr>"
     )
     return f"<table>{head}{''.join(rows)}</table>"
-
-
-def _figure(rows: int, columns: int, size: Sequence[float]):
-    """A figure and its axes, without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#e6e9ee")
-        axis.set_axisbelow(True)
-    return figure, axes

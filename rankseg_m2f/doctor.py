@@ -62,6 +62,14 @@ def diagnose() -> Report:
     return report
 
 
+def cpu_name() -> str:
+    """The processor's name, as far as the system knows it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
 def _libraries(report: Report) -> None:
     report.title("Libraries")
     for requirement in (*REQUIREMENTS, OPENCV):

@@ -27,6 +27,7 @@ from rankseg_m2f.data.datasets.register import (
     register_coco_panoptic,
     register_semantic_folder,
 )
+from rankseg_m2f.evaluation.bootstrap import SavedStatistics
 from rankseg_m2f.evaluation.build import EVALUATORS, build_evaluator
 from rankseg_m2f.evaluation.ground_truth import IGNORED, GroundTruth
 from rankseg_m2f.evaluation.instance import InstanceEvaluator
@@ -320,7 +321,7 @@ def test_mask_ap_is_pycocotools(register, tmp_path, coco):
     name = register(
         register_fixture, "test_backwards", folder=backwards(tmp_path), instances_json=path
     )
-    evaluator = InstanceEvaluator(name)
+    evaluator = InstanceEvaluator(name, tmp_path / "out")
     truth = GroundTruth.of(name)
     assert min(truth.thing_ids) == 53
     predicted = predictions()
@@ -355,6 +356,10 @@ def test_mask_ap_is_pycocotools(register, tmp_path, coco):
         assert ours[key] == pytest.approx(expected, nan_ok=True), key
     assert 5 < ours["AP"] < 95
     assert "AP-person" in ours and "AP-wall-brick" not in ours
+    # The same from the matches that are saved per image.
+    saved = SavedStatistics.read(tmp_path / "out" / f"per_image_instance_{name}.npz")
+    assert saved.metrics() == pytest.approx({k: ours[k] for k in ("AP", "AP50", "AP75")})
+    assert len(saved.arrays["file_names"]) == len(DatasetCatalog.get(name))
 
 
 def test_stuff_is_no_instance(register, tmp_path, coco):

@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.evaluation.bootstrap import SavedStatistics
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import IGNORED, GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
@@ -287,6 +288,8 @@ def test_tracks_are_judged_and_written(register, tmp_path, tensors):
     expected = read(BACTERIA / "expected.json")["perturbed"]
     assert found["AP"] == pytest.approx(100 * expected["AP"], abs=1e-8)
     assert found["AP-bacterium"] == found["AP"]
+    saved = SavedStatistics.read(tmp_path / "out" / f"per_image_instance_{name}.npz")
+    assert saved.metrics() == pytest.approx({k: found[k] for k in ("AP", "AP50", "AP75")})
     folder = tmp_path / "out" / "submission"
     written = read(folder / "results.json")
     assert written == results

@@ -32,7 +32,7 @@ def test_one_window_gives_what_the_model_gives(ranked):
     case = load_case("video_vis_rankseg_k10")
     model = case.model(*TEN, "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "True")
     if not ranked:
-        model.ml_norm = None
+        model.rank_options.selection = False
     with torch.no_grad():
         (whole,) = model(case.inputs)
         (found,) = WindowedModel(model, window=3, overlap=1)(case.inputs)

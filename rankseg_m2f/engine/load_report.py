@@ -128,7 +128,7 @@ def compare(
         The report, and the tensors to load.
     """
     report = LoadReport(source, {name: value.numel() for name, value in ours.items()})
-    report.temperature = _temperature_form(theirs), _temperature_form(ours)
+    report.temperature = temperature_form(theirs), temperature_form(ours)
     theirs = _fitting_temperature(theirs, report)
     for name, value in ours.items():
         if name not in theirs:
@@ -158,7 +158,7 @@ def _shapes(mismatched: dict) -> list[str]:
     return [f"{name} {theirs} for {ours}" for name, (theirs, ours) in mismatched.items()]
 
 
-def _temperature_form(state: Mapping[str, Tensor]) -> str | None:
+def temperature_form(state: Mapping[str, Tensor]) -> str | None:
     """Value of MODEL.RANKSEG.TEMPERATURE that makes tensors of these names; None without any."""
     if "ml_norm.weight" not in state:
         return None

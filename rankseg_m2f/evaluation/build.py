@@ -42,7 +42,10 @@ WITHOUT_TRUTH = (InstanceEvaluator, VideoInstanceEvaluator)
 
 
 def build_evaluator(
-    cfg, dataset_name: str, output_dir: str | os.PathLike | None = None
+    cfg,
+    dataset_name: str,
+    output_dir: str | os.PathLike | None = None,
+    truth: GroundTruth | None = None,
 ) -> DatasetEvaluators:
     """Evaluators of what the dataset can judge and MODEL.MASK_FORMER.TEST switches on.
 
@@ -50,6 +53,7 @@ def build_evaluator(
 
     Args:
         output_dir: where statistics per image and COCO results are written; None: nowhere.
+        truth: the dataset's; None: read from Detectron2's catalog.
 
     Raises:
         ValueError: the dataset's `evaluator_type` is not in `EVALUATORS`.
@@ -74,7 +78,7 @@ def build_evaluator(
             " or ".join(SWITCHES[e] for e in EVALUATORS[kind]),
         )
     # Read once: the annotations of a large dataset take seconds to parse.
-    truth = GroundTruth.of(dataset_name)
+    truth = GroundTruth.of(dataset_name) if truth is None else truth
     return DatasetEvaluators(
         [
             evaluator(dataset_name, output_dir)

@@ -22,6 +22,7 @@ class GroundTruth:
         label_names: K names.
         thing_ids: contiguous ids of the countable labels.
         has_maps: False when images have neither label map nor panoptic PNG.
+        has_segments: whether images have a panoptic PNG.
         label_offset: value of label 0 in the label maps.
     """
 
@@ -51,6 +52,7 @@ class GroundTruth:
         self.thing_ids = set((metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
         maps = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name"}
         self.has_maps = bool(maps & set(records[0]))
+        self.has_segments = "pan_seg_file_name" in records[0]
         self._ignore_label = metadata.get("ignore_label", 255)
         self.label_offset = metadata.get("label_offset", 0)
         self._records = {self.key(record): record for record in records}
@@ -69,6 +71,10 @@ class GroundTruth:
     def key(record: Mapping) -> str:
         """What tells an image from the others: its file name."""
         return record["file_name"]
+
+    def unit_of(self, key: str) -> str:
+        """What an image or clip is drawn with in a resample of independent ones: itself."""
+        return key
 
     @property
     def num_labels(self) -> int:
@@ -180,6 +186,10 @@ class VideoTruth(GroundTruth):
     def video(self, key: str) -> str:
         """Name of the video a clip is of."""
         return str(self._record(key)["video_id"])
+
+    def unit_of(self, key: str) -> str:
+        """The video: its clips look alike."""
+        return self.video(key)
 
     def frames(self, key: str) -> list[str]:
         """File names of a clip's frames."""

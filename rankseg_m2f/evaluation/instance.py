@@ -12,6 +12,9 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from pycocotools.cocoeval import COCOeval
 
+from rankseg_m2f.evaluation.matches import MatchJudge, matches
+from rankseg_m2f.evaluation.streaming import save_statistics
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,12 +34,14 @@ class InstanceEvaluator(COCOEvaluator):
         Args:
             name: of a dataset whose metadata has json_file (COCO instances) and
                 thing_dataset_id_to_contiguous_id.
-            output_dir: where predictions are written; None: nowhere.
+            output_dir: where predictions and `per_image_instance_{name}.npz` are written; None:
+                nowhere.
         """
         output_dir = None if output_dir is None else str(output_dir)
         super().__init__(name, tasks=("segm",), output_dir=output_dir, use_fast_impl=False)
         ids = self._metadata.thing_dataset_id_to_contiguous_id
         self._dataset_id = {contiguous: dataset for dataset, contiguous in ids.items()}
+        self.name = name
         self.reset()
 
     def _eval_predictions(
@@ -61,6 +66,9 @@ class InstanceEvaluator(COCOEvaluator):
                 )
         categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
         names = [category["name"] for category in categories]
+        if evaluation is not None and self._output_dir:
+            path = Path(self._output_dir) / f"per_image_{MatchJudge.kind}_{self.name}.npz"
+            save_statistics(path, matches(evaluation, names))
         results = self._derive_coco_results(evaluation, "segm", names)
         # Detectron2 gives NaN when nothing was predicted; that is the worst result, not none.
         self._results["segm"] = results if found else dict.fromkeys(results, 0.0)

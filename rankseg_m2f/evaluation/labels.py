@@ -9,6 +9,9 @@ import torch
 from rankseg_m2f.evaluation.streaming import Statistics, StreamingEvaluator, sparse_rows
 from rankseg_m2f.rankseg import metrics
 
+# Scores of all resamples that are judged at once: tens of megabytes.
+_RESAMPLED = 4_000_000
+
 
 class MultiLabelEvaluator(StreamingEvaluator):
     """The multi-label head, from `label_scores` (K,) and `label_ranking` (κ,).
@@ -47,20 +50,35 @@ class MultiLabelEvaluator(StreamingEvaluator):
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from all images' scores."""
-        scores, ranking = (torch.from_numpy(arrays[key]) for key in ("scores", "ranking"))
-        image, label, pixels = (
-            torch.from_numpy(arrays[key]) for key in ("image", "label", "pixels")
+        results = {key: value.item() for key, value in self._percent(arrays).items()}
+        return {**results, "kappa": float((arrays["ranking"] >= 0).sum(1).mean())}
+
+    def resampled(self, arrays: Statistics, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """As for all evaluators; scores are sorted once for several resamples."""
+        size = max(1, _RESAMPLED // arrays["scores"].size)
+        parts = [
+            self._percent(arrays, torch.from_numpy(counts[i : i + size]))
+            for i in range(0, len(counts), size)
+        ]
+        return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]}
+
+    def _percent(
+        self, arrays: Statistics, weight: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Metrics in percent, for each row of weights (R, N) if there are any."""
+        scores, ranking, image, label, pixels = (
+            torch.from_numpy(arrays[key])
+            for key in ("scores", "ranking", "image", "label", "pixels")
         )
         presence = torch.zeros(scores.shape, dtype=torch.bool)
         presence[image, label] = True
         results = {
-            "mAP": metrics.class_map(scores, presence),
-            "image_AP": metrics.image_ap(scores, presence),
-            "recall": metrics.recall_at(ranking, presence),
+            "mAP": metrics.class_map(scores, presence, weight),
+            "image_AP": metrics.image_ap(scores, presence, weight),
+            "recall": metrics.recall_at(ranking, presence, weight),
         }
         if self.truth.has_maps:
             areas = torch.zeros(scores.shape, dtype=torch.int64)
             areas[image, label] = pixels
-            results["coverage"] = metrics.coverage(ranking, areas)
-        percent = {key: 100 * value.item() for key, value in results.items()}
-        return {**percent, "kappa": (ranking >= 0).sum(1).double().mean().item()}
+            results["coverage"] = metrics.coverage(ranking, areas, weight)
+        return {key: 100 * value for key, value in results.items()}

@@ -26,6 +26,7 @@ class PanopticEvaluator(StreamingEvaluator):
     output_key = "panoptic_seg"
     task = "panoptic_seg"
     kind = "panoptic"
+    fields = _FIELDS
 
     def statistics(self, file_name: str, output: dict) -> Statistics:
         """See `match_segments`.
@@ -46,7 +47,7 @@ class PanopticEvaluator(StreamingEvaluator):
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from sums over images."""
         num_labels = self.truth.num_labels
-        quality = panoptic_quality(*(sum_by_label(arrays, f, num_labels) for f in _FIELDS))
+        quality = panoptic_quality(*(sum_by_label(arrays, f, num_labels) for f in self.fields))
         is_thing = np.isin(np.arange(num_labels), sorted(self.truth.thing_ids))
         results = {}
         for suffix, group in (("", slice(None)), ("_th", is_thing), ("_st", ~is_thing)):
@@ -90,10 +91,10 @@ def match_segments(
     Returns:
         `label`, sum of matched `iou`, `tp`, `fp`, `fn`; each (M,).
     """
-    overlap = _overlaps(truth, predicted)
-    area = _sums(overlap, 1)
+    overlap = overlaps(truth, predicted)
+    area = region_areas(overlap, 1)
     _check(segments, area, num_labels)
-    true_area = _sums(overlap, 0)
+    true_area = region_areas(overlap, 0)
     true_labels = {s["id"]: s["category_id"] for s in true_segments}
     crowds = {s["id"] for s in true_segments if s.get("iscrowd", 0)}
     labels = {s["id"]: s["category_id"] for s in segments}
@@ -124,8 +125,16 @@ def match_segments(
     return {"label": np.array(label, dtype=np.int64), **rows}
 
 
-def _overlaps(truth: np.ndarray, predicted: np.ndarray) -> dict[tuple[int, int], int]:
-    """Common pixels of each pair of (true, predicted) segment ids that meet."""
+def overlaps(truth: np.ndarray, predicted: np.ndarray) -> dict[tuple[int, int], int]:
+    """Common pixels of each pair of (true, predicted) region ids that meet.
+
+    Args:
+        truth: integer ids of regions.
+        predicted: non-negative ids, same shape.
+
+    Raises:
+        ValueError: the shapes differ, or a negative id.
+    """
     if truth.shape != predicted.shape:
         raise ValueError(f"the prediction is {predicted.shape}, the ground truth {truth.shape}")
     base = int(predicted.max()) + 1
@@ -135,8 +144,8 @@ def _overlaps(truth: np.ndarray, predicted: np.ndarray) -> dict[tuple[int, int],
     return {divmod(pair, base): n for pair, n in zip(pairs.tolist(), pixels.tolist(), strict=True)}
 
 
-def _sums(overlap: dict[tuple[int, int], int], side: int) -> dict[int, int]:
-    """Area of each true (side 0) or predicted (side 1) segment."""
+def region_areas(overlap: dict[tuple[int, int], int], side: int) -> dict[int, int]:
+    """Area of each true (side 0) or predicted (side 1) region, summed over its `overlaps`."""
     area: dict[int, int] = {}
     for pair, pixels in overlap.items():
         area[pair[side]] = area.get(pair[side], 0) + pixels

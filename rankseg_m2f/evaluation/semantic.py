@@ -25,6 +25,7 @@ class SemanticEvaluator(StreamingEvaluator):
     output_key = "sem_seg"
     task = "sem_seg"
     kind = "semantic"
+    fields = ("intersection", "truth", "predicted")
 
     def statistics(self, file_name: str, output: dict) -> Statistics:
         """Pixels of each label: `label`, `intersection`, `truth`, `predicted`, all (M,).
@@ -51,8 +52,7 @@ class SemanticEvaluator(StreamingEvaluator):
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from sums over images."""
         hit, truth, predicted = (
-            sum_by_label(arrays, field, self.truth.num_labels)
-            for field in ("intersection", "truth", "predicted")
+            sum_by_label(arrays, field, self.truth.num_labels) for field in SemanticEvaluator.fields
         )
         seen = np.where(truth > 0, truth, np.nan)
         iou = hit / (seen + predicted - hit)

@@ -1,12 +1,15 @@
 """What all our evaluators share: statistics per image or clip, gathered, saved, then summed up.
 
 Metrics are computed from what is saved, so a paired bootstrap can redo them on any resample.
+
+Shapes: N images, K labels, R resamples.
 """
 
 import logging
 import os
 from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +30,13 @@ class StreamingEvaluator(DatasetEvaluator):
         output_key: entry of the model's output that is evaluated; images without it are skipped.
         task: key of the results.
         kind: part of the file name of the saved statistics.
+        fields: of the rows by image and label; metrics depend on their sums over images alone.
     """
 
     output_key: str
     task: str
     kind: str
+    fields: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -79,8 +84,7 @@ class StreamingEvaluator(DatasetEvaluator):
         arrays = self.collect(images)
         if self.output_dir is not None:
             path = self.output_dir / f"per_image_{self.kind}_{self.name}.npz"
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, file_names=np.array(list(images)), **arrays)
+            save_statistics(path, {**describe(self.truth, list(images)), **arrays})
         return OrderedDict({self.task: self.summarise(arrays)})
 
     @abstractmethod
@@ -94,6 +98,50 @@ class StreamingEvaluator(DatasetEvaluator):
     @abstractmethod
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from `collect`'s result."""
+
+    def resampled(self, arrays: Statistics, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics of resamples, by `summarise`; without those of single labels.
+
+        Args:
+            arrays: `collect`'s result.
+            counts: (R, N) int64, how often each resample has each image.
+
+        Returns:
+            Metric -> (R,) float64.
+        """
+        rows = [self.summarise(resample) for resample in self.resamples(arrays, counts)]
+        return {key: np.array([r[key] for r in rows]) for key in rows[0] if "-" not in key}
+
+    def resamples(self, arrays: Statistics, counts: np.ndarray) -> Iterator[Statistics]:
+        """What `summarise` takes, of each resample; arguments of `resampled`."""
+        shape = (counts.shape[1], self.truth.num_labels)
+        sums = {}
+        for field in self.fields:
+            dense = np.zeros(shape)
+            dense[arrays["image"], arrays["label"]] = arrays[field]
+            sums[field] = counts @ dense
+        for i in range(len(counts)):
+            yield {"label": np.arange(shape[1]), **{f: sums[f][i] for f in self.fields}}
+
+
+def save_statistics(path: Path, arrays: Statistics) -> None:
+    """Write an npz, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def describe(truth: GroundTruth, keys: list[str]) -> Statistics:
+    """What saved statistics need to be read without the dataset.
+
+    `units` are what a bootstrap may draw independently: images, or all clips of a video.
+    """
+    return {
+        "file_names": np.array(keys),
+        "units": np.array([truth.unit_of(key) for key in keys]),
+        "label_names": np.array(truth.label_names),
+        "thing_ids": np.array(sorted(truth.thing_ids), dtype=np.int64),
+        "has_maps": np.array(truth.has_maps),
+    }
 
 
 def sparse_rows(images: list[Statistics]) -> Statistics:

@@ -26,7 +26,6 @@ from rankseg_m2f.evaluation.streaming import (
 from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
-_COUNTS = ("intersection", "truth", "predicted")
 _MAPS = ("truth_maps", "predicted_maps")
 _DUMP_FOLDER = "predictions"
 
@@ -128,7 +127,7 @@ class VideoSemanticEvaluator(SemanticEvaluator):
         `vc_sum` and `vc_windows` are (V, W): the sum of the consistencies of a video's windows,
         and their number.
         """
-        fields = ("label", *_COUNTS)
+        fields = ("label", *self.fields)
         rows = sparse_rows([{field: clip[field] for field in fields} for clip in images.values()])
         steadiness = dict(self._settled)
         incomplete = []
@@ -142,6 +141,7 @@ class VideoSemanticEvaluator(SemanticEvaluator):
             logger.warning(
                 "%s: no VC for videos of which clips are missing: %s", self.name, incomplete
             )
+        logger.info("%s: protocol: %s", self.name, self.protocol)
         videos = sorted(steadiness)
         shape = (len(videos), len(self.windows))
         return {
@@ -149,18 +149,28 @@ class VideoSemanticEvaluator(SemanticEvaluator):
             "video": np.array(videos, dtype=str),
             "vc_sum": np.array([steadiness[v][0] for v in videos], dtype=float).reshape(shape),
             "vc_windows": np.array([steadiness[v][1] for v in videos], dtype=int).reshape(shape),
+            "clip_frames": np.array(self.truth.longest_clip),
         }
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from sums over clips and videos."""
         results = super().summarise(arrays)
-        logger.info("%s: protocol: %s", self.name, self.protocol)
         totals, counts = arrays["vc_sum"].sum(0), arrays["vc_windows"].sum(0)
         for length, total, count in zip(
             self.windows, totals.tolist(), counts.tolist(), strict=True
         ):
             results[f"VC{length}"] = 100 * total / count if count else float("nan")
-        return {**results, "clip_frames": float(self.truth.longest_clip)}
+        return {**results, "clip_frames": float(arrays["clip_frames"])}
+
+    def resamples(self, arrays: Statistics, counts: np.ndarray) -> Iterator[Statistics]:
+        """As for all evaluators; a video comes with its own consistency."""
+        clip_of = {video: i for i, video in enumerate(arrays["units"].tolist())}
+        columns = [clip_of[video] for video in arrays["video"].tolist()]
+        for sums, videos in zip(
+            super().resamples(arrays, counts), counts[:, columns, None], strict=True
+        ):
+            weighted = {field: arrays[field] * videos for field in ("vc_sum", "vc_windows")}
+            yield {**sums, **weighted, "clip_frames": arrays["clip_frames"]}
 
     def _settle(self, video: str) -> None:
         """Judge a video all of which is here, and drop its label maps."""
@@ -182,7 +192,7 @@ class VideoSemanticEvaluator(SemanticEvaluator):
     def _sum(self, pixels: list[Statistics]) -> Statistics:
         """Pixels of each label over all frames."""
         rows, num_labels = sparse_rows(pixels), self.truth.num_labels
-        total = {f: sum_by_label(rows, f, num_labels).astype(np.int64) for f in _COUNTS}
+        total = {f: sum_by_label(rows, f, num_labels).astype(np.int64) for f in self.fields}
         label = (total["truth"] + total["predicted"]).nonzero()[0]
         return {"label": label, **{field: count[label] for field, count in total.items()}}
 

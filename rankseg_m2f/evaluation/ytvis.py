@@ -22,7 +22,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from rankseg_m2f.evaluation.streaming import merged, percent_of
+from rankseg_m2f.evaluation.matches import MatchJudge, matches
+from rankseg_m2f.evaluation.streaming import merged, percent_of, save_statistics
 from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class VideoInstanceEvaluator(DatasetEvaluator):
         Args:
             name: of a dataset whose metadata has json_file (YouTube-VIS) and
                 thing_dataset_id_to_contiguous_id.
-            output_dir: where predictions are written; None: nowhere.
+            output_dir: where predictions and `per_image_instance_{name}.npz` are written; None:
+                nowhere.
         """
         metadata = MetadataCatalog.get(name)
         self.name = name
@@ -103,7 +105,11 @@ class VideoInstanceEvaluator(DatasetEvaluator):
         if not truth.get("annotations"):
             logger.info("%s has no annotations: no AP", self.json_file)
             return {}
-        return OrderedDict({"segm": track_ap(truth, results, videos)})
+        evaluation = match_tracks(truth, results, videos)
+        if self.output_dir is not None:
+            path = self.output_dir / f"per_image_{MatchJudge.kind}_{self.name}.npz"
+            save_statistics(path, matches(evaluation, evaluation.names))
+        return OrderedDict({"segm": track_metrics(evaluation)})
 
     def _results(self, given: dict, output: dict) -> list[dict]:
         """Tracks of one video in YouTube-VIS form."""
@@ -152,15 +158,19 @@ def write_submission(folder: Path, results: list[dict]) -> None:
 def track_ap(
     truth: dict, results: Sequence[dict], video_ids: Collection[int] | None = None
 ) -> dict[str, float]:
-    """The official YouTube-VIS metrics.
+    """`track_metrics` of `match_tracks`."""
+    return track_metrics(match_tracks(truth, results, video_ids))
+
+
+def match_tracks(
+    truth: dict, results: Sequence[dict], video_ids: Collection[int] | None = None
+) -> "TrackEvaluation":
+    """Match tracks to those of the truth, by the official YouTube-VIS rules.
 
     Args:
         truth: content of an annotation file.
         results: dicts with video_id, category_id, score, segmentations (T RLE or None).
         video_ids: videos to judge; None: all of `truth`.
-
-    Returns:
-        METRICS and AP-name of each category, in percent; NaN where there are no such objects.
 
     Raises:
         ValueError: a video that `truth` does not have, or a track with more or fewer frames.
@@ -182,16 +192,24 @@ def track_ap(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    return evaluation
+
+
+def track_metrics(evaluation: "TrackEvaluation") -> dict[str, float]:
+    """The official YouTube-VIS metrics.
+
+    Returns:
+        METRICS and AP-name of each category, in percent; NaN where there are no such objects.
+    """
     stats = {
         metric: 100 * value if value >= 0 else float("nan")
         for metric, value in zip(METRICS, evaluation.stats.tolist(), strict=True)
     }
-    names = {category["id"]: category["name"] for category in truth["categories"]}
     # (thresholds, recalls, categories), of any size and by the best 100 tracks; -1 for no object.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
-    for i, category in enumerate(evaluation.params.catIds):
-        stats[f"AP-{names[category]}"] = percent_of(precision[:, :, i])
+    for i, name in enumerate(evaluation.names):
+        stats[f"AP-{name}"] = percent_of(precision[:, :, i])
     return stats
 
 
@@ -241,6 +259,11 @@ class TrackEvaluation(COCOeval):
 
     def __init__(self, truth: Tracks, predicted: Tracks):
         super().__init__(truth, predicted, iouType="segm")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the categories, in the order in which they are judged."""
+        return [category["name"] for category in self.cocoGt.loadCats(self.params.catIds)]
 
     def computeIoU(self, imgId: int, catId: int) -> np.ndarray | list:  # noqa: N802
         """(D, G) IoU over all frames together, predictions by descending score; [] if none."""

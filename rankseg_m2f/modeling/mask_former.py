@@ -69,7 +69,7 @@ class MaskFormer(nn.Module):
         """
         Args:
             ml_head: multi-label head; None is plain Mask2Former.
-            ml_norm: temperature per rank; None means no sort and no selection.
+            ml_norm: temperature per rank; None for models that do not select.
             size_divisibility: input is padded to a multiple of it.
         """
         super().__init__()
@@ -126,7 +126,7 @@ class MaskFormer(nn.Module):
         if not self.training:
             return self.infer(layers[-1], presence, self.selections(batched_inputs, clips), clips)
         targets = clips.targets(self.num_labels)
-        ranked = None if self.ml_norm is None else self.rank(presence, targets)
+        ranked = self.rank(presence, targets) if self.rank_options.selection else None
         if ranked is not None:
             with_void = ranked.with_void()
             layers = [self.ranked(layer, with_void) for layer in layers]
@@ -174,7 +174,9 @@ class MaskFormer(nn.Module):
     def ranked(self, layer: QueryPrediction, with_void: RankedLabels) -> QueryPrediction:
         """Rank-adaptive selected-label classification (Eqs. 2 and 3)."""
         logits = with_void.gather(layer.class_logits, dim=2)
-        return replace(layer, class_logits=self.ml_norm(logits, dim=2))
+        if self.rank_options.temperature:
+            logits = self.ml_norm(logits, dim=2)
+        return replace(layer, class_logits=logits)
 
     def mask_absent(
         self, layers: list[QueryPrediction], labels: list[Tensor]
@@ -194,9 +196,9 @@ class MaskFormer(nn.Module):
 
     def select(self, presence: Tensor | None, selection: Selection) -> SelectedLabels:
         """The labels one clip is classified among at evaluation, from its (1, K) presence."""
-        if self.ml_norm is None:
-            return unranked(self.num_labels, self.device, selection, presence)
         options = self.rank_options
+        if not options.selection:
+            return unranked(self.num_labels, self.device, selection, presence)
         return select(presence, options.kappa_eval, selection, options.min_score, options.mass)
 
     def class_scores(self, layer: QueryPrediction, selected: SelectedLabels) -> Tensor:

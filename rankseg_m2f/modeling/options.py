@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 class RankOptions:
     """How labels are ranked; see the keys of the same names under MODEL.RANKSEG."""
 
+    # Labels are sorted and selected; needs a multi-label head.
+    selection: bool = False
+    # The logits of selected labels are scaled by rank; a sweep may leave it out.
+    temperature: bool = False
     kappa: int = 0
     kappa_eval: int = 0
     min_score: float = 0.0
@@ -173,7 +177,10 @@ def _rank_options(node: CfgNode, num_labels: int) -> RankOptions:
             f"MODEL.RANKSEG: TOPK_EVAL={node.TOPK_EVAL} must be 0 or more, "
             f"EVAL_MIN_SCORE={node.EVAL_MIN_SCORE} in [0, 1], EVAL_MASS={node.EVAL_MASS} in (0, 1]"
         )
+    selects = node.FLAG and node.SELECTION
     return RankOptions(
+        selection=selects,
+        temperature=selects,
         kappa=min(node.TOPK, num_labels),
         kappa_eval=min(node.TOPK_EVAL or node.TOPK, num_labels),
         min_score=node.EVAL_MIN_SCORE,

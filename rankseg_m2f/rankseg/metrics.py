@@ -1,13 +1,14 @@
 """How well labels are ranked and selected; pure functions.
 
-Shapes: N images, K labels, κ selected labels.
+Shapes: N images, K labels, κ selected labels. A `weight` (..., N) int64 says how often each image
+counts, as in a bootstrap's resamples; results then have its leading dimensions.
 """
 
 import torch
 from torch import Tensor
 
 
-def average_precision(scores: Tensor, truth: Tensor) -> Tensor:
+def average_precision(scores: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
     """Area under the precision-recall steps, along the last dimension.
 
     Equal scores are one threshold: the result does not depend on the order of the items.
@@ -15,20 +16,26 @@ def average_precision(scores: Tensor, truth: Tensor) -> Tensor:
     Args:
         scores: (..., N) float, higher means more probable.
         truth: (..., N) bool.
+        weight: int64, of a shape that broadcasts with `scores`: how often each item counts.
 
     Returns:
         (...) float64 in [0, 1]; NaN where nothing is true.
     """
     descending, order = scores.sort(dim=-1, descending=True)
-    hit = truth.gather(-1, order)
     # Items down to the last one of equal score.
     ascending = -descending.contiguous()
-    taken = torch.searchsorted(ascending, ascending, right=True)
-    precision = hit.cumsum(-1).gather(-1, taken - 1).double() / taken
+    last = torch.searchsorted(ascending, ascending, right=True) - 1
+    if weight is None:
+        weight = order.new_ones(order.shape[-1:])
+    weight = torch.take_along_dim(*torch.broadcast_tensors(weight, order), dim=-1)
+    last, truth = last.expand_as(weight), truth.gather(-1, order)
+    hit = weight * truth
+    taken = weight.cumsum(-1).gather(-1, last).clamp(min=1)  # 0 of items that do not count
+    precision = hit.cumsum(-1).gather(-1, last).double() / taken
     return (precision * hit).sum(-1) / hit.sum(-1)
 
 
-def class_map(scores: Tensor, presence: Tensor) -> Tensor:
+def class_map(scores: Tensor, presence: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over labels of the average precision of finding their images.
 
     Args:
@@ -38,10 +45,11 @@ def class_map(scores: Tensor, presence: Tensor) -> Tensor:
     Returns:
         () float64; NaN without any label.
     """
-    return average_precision(scores.T, presence.T).nanmean()
+    weight = None if weight is None else weight.unsqueeze(-2)
+    return average_precision(scores.T, presence.T, weight).nanmean(-1)
 
 
-def image_ap(scores: Tensor, presence: Tensor) -> Tensor:
+def image_ap(scores: Tensor, presence: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over images of the average precision of finding their labels.
 
     Args:
@@ -51,10 +59,10 @@ def image_ap(scores: Tensor, presence: Tensor) -> Tensor:
     Returns:
         () float64; NaN without any label.
     """
-    return average_precision(scores, presence).nanmean()
+    return _mean(average_precision(scores, presence), weight)
 
 
-def recall_at(ranking: Tensor, presence: Tensor) -> Tensor:
+def recall_at(ranking: Tensor, presence: Tensor, weight: Tensor | None = None) -> Tensor:
     """Share of an image's labels that are selected, averaged over images.
 
     Args:
@@ -65,10 +73,10 @@ def recall_at(ranking: Tensor, presence: Tensor) -> Tensor:
         () float64; NaN without any label.
     """
     presence = presence.double()
-    return (_selected(presence, ranking).sum(1) / presence.sum(1)).nanmean()
+    return _mean(_selected(presence, ranking).sum(1) / presence.sum(1), weight)
 
 
-def coverage(ranking: Tensor, areas: Tensor) -> Tensor:
+def coverage(ranking: Tensor, areas: Tensor, weight: Tensor | None = None) -> Tensor:
     """Share of all labelled pixels whose label is selected for their image.
 
     Args:
@@ -78,10 +86,19 @@ def coverage(ranking: Tensor, areas: Tensor) -> Tensor:
     Returns:
         () float64; NaN without any labelled pixel.
     """
-    areas = areas.double()
-    return _selected(areas, ranking).sum() / areas.sum()
+    weight = 1 if weight is None else weight
+    selected = _selected(areas, ranking).sum(1) * weight
+    return selected.sum(-1).double() / (areas.sum(1) * weight).sum(-1)
 
 
 def _selected(values: Tensor, ranking: Tensor) -> Tensor:
     """(N, κ) values of the selected labels, zero where there are fewer."""
     return values.gather(1, ranking.clamp(min=0)) * (ranking >= 0)
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of what is not NaN."""
+    if weight is None:
+        return values.nanmean()
+    weight = weight * ~values.isnan()
+    return (values.nan_to_num() * weight).sum(-1) / weight.sum(-1)

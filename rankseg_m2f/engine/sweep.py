@@ -1,0 +1,196 @@
+"""Many settings of selection, temperature and oracle, judged after one pass of the network.
+
+Shapes: K labels, κ selected labels.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluators, inference_context
+
+from rankseg_m2f.data.loader import build_test_loader
+from rankseg_m2f.evaluation.build import build_evaluator
+from rankseg_m2f.evaluation.errors import ErrorEvaluator
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.modeling.mask_former import MaskFormer
+from rankseg_m2f.modeling.options import RankOptions
+
+BOTH = (False, True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    Attributes:
+        kappa: κ; K without selection.
+        selection: only κ labels can be predicted.
+        temperature: that of each rank applies; without selection, to all K labels sorted.
+        oracle: only labels of the ground truth can be predicted: all of them, whatever κ is; with
+            MODEL.RANKSEG.USE_GT those among the κ selected.
+        min_score, mass: dynamic κ, see `rankseg.selection.label_count`.
+    """
+
+    kappa: int
+    selection: bool
+    temperature: bool
+    oracle: bool
+    min_score: float = 0.0
+    mass: float = 1.0
+
+    @classmethod
+    def of(cls, model: MaskFormer) -> "Setting":
+        """The one the model's config asks for."""
+        own = model.rank_options
+        oracle = own.oracle_eval or own.oracle_train
+        if not own.selection:
+            return cls(model.num_labels, False, False, oracle)
+        return cls(own.kappa_eval, True, own.temperature, oracle, own.min_score, own.mass)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether κ differs from image to image."""
+        return self.min_score > 0 or self.mass < 1
+
+    @property
+    def name(self) -> str:
+        """Fit for a folder."""
+        parts = [f"kappa{self.kappa}" if self.selection else "all"]
+        if self.dynamic:
+            parts.append(f"score{self.min_score:g}-mass{self.mass:g}")
+        parts += [part for part in ("temperature", "oracle") if getattr(self, part)]
+        return "-".join(parts)
+
+    def options(self, base: RankOptions) -> RankOptions:
+        """`base` with this setting."""
+        return replace(
+            base,
+            kappa_eval=self.kappa,
+            min_score=self.min_score,
+            mass=self.mass,
+            # Temperatures belong to ranks, so they need the sort.
+            selection=self.selection or self.temperature,
+            temperature=self.temperature,
+            oracle_eval=self.oracle and not base.oracle_train,
+        )
+
+    def obstacle(self, model: MaskFormer) -> str | None:
+        """Why the model has no such setting; None if it has."""
+        if self.selection and model.ml_head is None:
+            return "the model has no multi-label head that could rank labels"
+        if model.rank_options.oracle_train and not self.oracle:
+            return "an oracle rules before labels are ranked: set MODEL.RANKSEG.USE_GT False"
+        if not self.temperature:
+            return None
+        if model.ml_norm is None:
+            return "the model has no temperatures"
+        ranks = model.ml_norm.ranks - 1
+        if self.kappa > ranks and model.ml_norm.weight.numel() > 1:
+            return f"the model was trained with κ = {ranks} and has no temperature of later ranks"
+        return None
+
+
+def grid(
+    model: MaskFormer,
+    kappas: Collection[int] | None = None,
+    selection: Iterable[bool] = BOTH,
+    temperature: Iterable[bool] = BOTH,
+    oracle: Iterable[bool] = BOTH,
+) -> tuple[list[Setting], dict[str, str]]:
+    """All combinations that the model can serve, its own setting first.
+
+    Args:
+        kappas: κ of the settings with selection; larger than K means K. None: some up to that of
+            training.
+
+    Returns:
+        Settings, none twice; and of those left out, name -> reason.
+
+    Raises:
+        ValueError: κ < 1.
+    """
+    num_labels = model.num_labels
+    if kappas is None:
+        most = model.rank_options.kappa or num_labels
+        kappas = {max(1, most * eighths // 8) for eighths in (1, 2, 4, 6, 8)}
+    if min(kappas, default=1) < 1:
+        raise ValueError(f"κ = {min(kappas)}: selection needs at least one of {num_labels} labels")
+    kappas = sorted({min(kappa, num_labels) for kappa in kappas})
+    temperature, oracle = sorted(set(temperature)), sorted(set(oracle))
+    wanted = [
+        Setting(kappa, selects, scaled, truth)
+        for truth in oracle
+        for scaled in temperature
+        for selects in sorted(set(selection))
+        for kappa in (kappas if selects else [num_labels])
+    ]
+    obstacles = {setting: setting.obstacle(model) for setting in wanted}
+    settings = [Setting.of(model), *(s for s, obstacle in obstacles.items() if obstacle is None)]
+    return list(dict.fromkeys(settings)), {s.name: o for s, o in obstacles.items() if o is not None}
+
+
+def sweep(
+    cfg: CfgNode,
+    model: MaskFormer,
+    name: str,
+    settings: Collection[Setting],
+    folder: Path | None = None,
+    progress: Callable = iter,
+) -> dict[Setting, dict[str, dict[str, float]]]:
+    """Metrics of each setting on dataset `name`, and its "errors" where there are maps.
+
+    Backbone, decoder and multi-label head see each image once; what follows them, once a setting.
+    Predicted instances of all settings are kept until the end, as run lengths.
+
+    Args:
+        cfg: the model's; MODEL.MASK_FORMER.TEST says what is judged.
+        settings: see `grid`.
+        folder: where statistics per image are written, in a folder per setting; None: nowhere.
+        progress: wraps the loader, as tqdm does.
+
+    Raises:
+        ValueError: MODEL.MASK_FORMER.TEST.WINDOW is set; or oracles of a dataset without
+            annotations.
+    """
+    if cfg.MODEL.MASK_FORMER.TEST.WINDOW:
+        raise ValueError(
+            "a sweep sees whole clips, not windows: set MODEL.MASK_FORMER.TEST.WINDOW 0"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.RANKSEG.USE_GT_EVAL = any(setting.oracle for setting in settings)
+    loader = build_test_loader(cfg, name)
+    truth = GroundTruth.of(name)
+    judges = {s: _judges(cfg, truth, folder and folder / s.name) for s in settings}
+    with inference_context(model), torch.no_grad():
+        variants = {s: _variant(model, s) for s in settings}
+        for inputs in progress(loader):
+            clips, layers, presence = model.decode(inputs)
+            for setting, variant in variants.items():
+                selections = variant.selections(inputs, clips)
+                outputs = variant.infer(layers[-1], presence, selections, clips)
+                judges[setting].process(inputs, outputs)
+    return {setting: judge.evaluate() for setting, judge in judges.items()}
+
+
+def _variant(model: MaskFormer, setting: Setting) -> MaskFormer:
+    """The model with another setting; parameters are shared."""
+    variant = copy.copy(model)
+    variant.rank_options = setting.options(model.rank_options)
+    return variant
+
+
+def _judges(cfg: CfgNode, truth: GroundTruth, folder: Path | None) -> DatasetEvaluators:
+    """The dataset's evaluators, and that of errors."""
+    judges = [build_evaluator(cfg, truth.name, folder, truth)]
+    test = cfg.MODEL.MASK_FORMER.TEST
+    segments = test.PANOPTIC_ON and truth.has_segments
+    if segments or (test.SEMANTIC_ON and truth.has_maps):
+        judges.append(ErrorEvaluator(truth.name, folder, truth, segments=segments))
+    judges = DatasetEvaluators(judges)
+    judges.reset()
+    return judges

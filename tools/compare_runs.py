@@ -1,0 +1,189 @@
+"""Whether run A is better than run B, or the difference is noise.
+
+    python tools/compare_runs.py --a output/rankseg --b output/baseline
+    python tools/compare_runs.py --a output/rankseg/seed* --b output/baseline/seed*
+
+Reads the statistics per image that an evaluation leaves in OUTPUT_DIR/inference/DATASET (or a
+sweep in a setting's folder), draws images with replacement, the same for all runs, and computes
+the metrics anew from each draw by the evaluators' own code. With several runs (seeds) on a side
+the intervals hold for other seeds too; with one, for other images alone.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from figures import COLOURS, GREY, INK, new_figure, save_figure
+
+from rankseg_m2f.evaluation.bootstrap import KINDS, Comparison, SavedStatistics, compare
+from rankseg_m2f.files import replacing
+
+
+def main(argv: list[str] | None = None) -> str | None:
+    """Compare and report; returns what went wrong."""
+    arguments = parse(argv)
+    try:
+        compared = compare_folders(
+            arguments.a, arguments.b, arguments.dataset, arguments.resamples, arguments.seed
+        )
+    except (OSError, ValueError) as error:
+        return f"compare_runs: {error}"
+    names = tuple(arguments.names)
+    print(text(compared, names))
+    if arguments.json:
+        write_json(compared, names, arguments)
+    if arguments.png:
+        draw(compared, names, arguments.png)
+    return None
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for side in "ab":
+        parser.add_argument(
+            f"--{side}", nargs="+", type=Path, required=True, metavar="FOLDER", help="runs"
+        )
+    parser.add_argument("--dataset", help="needed when the runs have several")
+    parser.add_argument("--names", nargs=2, default=["A", "B"], metavar=("A", "B"))
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--png", type=Path, help="draw the intervals here")
+    return parser.parse_args(argv)
+
+
+def compare_folders(
+    first: Sequence[Path],
+    second: Sequence[Path],
+    dataset: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Comparison]:
+    """`compare` of every kind of statistics that all runs have.
+
+    Args:
+        first: folders of the runs of one side.
+        second: of the other.
+
+    Raises:
+        ValueError: fewer than 2 resamples; no statistics, several datasets, or none in common.
+    """
+    if resamples < 2:
+        raise ValueError(f"--resamples {resamples}: an interval needs 2 or more, better 1000")
+    files = {folder: statistics_of(folder, dataset) for folder in (*first, *second)}
+    common = [name for name in files[first[0]] if all(name in f for f in files.values())]
+    if not common:
+        found = "; ".join(f"{folder}: {', '.join(f)}" for folder, f in files.items())
+        raise ValueError(f"the runs have no statistics in common: {found}")
+    if len({name.partition("_")[2] for name in common}) > 1:
+        raise ValueError(f"choose one --dataset of {', '.join(common)}")
+    return [
+        comparison
+        for name in common
+        for comparison in compare(
+            *([SavedStatistics.read(files[f][name]) for f in side] for side in (first, second)),
+            resamples,
+            seed,
+        )
+    ]
+
+
+def statistics_of(folder: Path, dataset: str | None = None) -> dict[str, Path]:
+    """Files of a run by "kind_dataset", in the order of KINDS.
+
+    Args:
+        folder: an OUTPUT_DIR, or the folder with the files themselves.
+
+    Raises:
+        ValueError: there are none.
+    """
+    paths = [*folder.glob("per_image_*.npz"), *folder.glob("inference/*/per_image_*.npz")]
+    names = {path.stem.removeprefix("per_image_"): path for path in sorted(paths)}
+    found = {
+        name: path
+        for kind in KINDS
+        for name, path in names.items()
+        if name.partition("_")[0] == kind and dataset in (None, name.partition("_")[2])
+    }
+    if not found:
+        of_dataset = f" of dataset {dataset}" if dataset else ""
+        raise ValueError(
+            f"{folder} has no per_image_*.npz{of_dataset}, neither there nor in inference/*: "
+            "evaluate the run with --eval-only"
+        )
+    return found
+
+
+def text(compared: Sequence[Comparison], names: tuple[str, str]) -> str:
+    """A line for each metric."""
+    width = max(len(c.metric) for c in compared)
+    lines = [
+        f"{c.metric:{width}}  "
+        + "   ".join(f"{n} {spread(v)}" for n, v in zip(names, c.values, strict=True))
+        + f"   {c.verdict(names)}"
+        for c in compared
+    ]
+    return "\n".join([*lines, scope(compared[0])])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of several runs, their standard deviation."""
+    mean = f"{np.mean(values):6.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.2f}"
+
+
+def scope(comparison: Comparison) -> str:
+    """What the intervals take into account."""
+    runs = [len(values) for values in comparison.values]
+    if min(runs) == 1:
+        return "one run on a side: intervals are over images, and say nothing about other seeds"
+    return f"intervals are over images and over {runs[0]} and {runs[1]} runs"
+
+
+def write_json(
+    compared: Sequence[Comparison], names: tuple[str, str], arguments: argparse.Namespace
+) -> None:
+    """Write all numbers, and how they came about."""
+    content = {
+        "names": names,
+        "runs": [[str(folder) for folder in side] for side in (arguments.a, arguments.b)],
+        "resamples": arguments.resamples,
+        "seed": arguments.seed,
+        "scope": scope(compared[0]),
+        "metrics": [
+            {**asdict(c), "distinguishable": c.distinguishable, "verdict": c.verdict(names)}
+            for c in compared
+        ],
+    }
+    with replacing(arguments.json) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def draw(compared: Sequence[Comparison], names: tuple[str, str], path: Path) -> None:
+    """Differences with their intervals; grey where noise could have made them."""
+    figure, (axis,) = new_figure(1, 1, (7.5, 1.4 + 0.32 * len(compared)))
+    for place, comparison in enumerate(compared):
+        low, high = comparison.interval
+        colour = COLOURS[0] if comparison.distinguishable else GREY
+        axis.plot([low, high], [place, place], color=colour, linewidth=2.5)
+        axis.plot(comparison.difference, place, "o", color=colour)
+    axis.axvline(0, color=INK, linewidth=0.8)
+    axis.set_yticks(range(len(compared)), [c.metric for c in compared])
+    axis.invert_yaxis()
+    axis.grid(False)
+    axis.set(
+        xlabel=f"{names[0]} minus {names[1]}, percentage points",
+        title="95 % intervals; grey: not distinguishable from noise",
+    )
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
