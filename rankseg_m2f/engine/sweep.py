@@ -30,8 +30,8 @@ class Setting:
         kappa: κ; K without selection.
         selection: only κ labels can be predicted.
         temperature: that of each rank applies; without selection, to all K labels sorted.
-        oracle: only labels of the ground truth can be predicted: all of them, whatever κ is, or
-            with MODEL.RANKSEG.USE_GT those among the κ selected.
+        oracle: only labels of the ground truth can be predicted: all of them, whatever κ is; with
+            MODEL.RANKSEG.USE_GT those among the κ selected.
         min_score, mass: dynamic κ, see `rankseg.selection.label_count`.
     """
 
