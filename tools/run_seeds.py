@@ -6,9 +6,10 @@ What the file holds is at the top of tools/experiment.py. Each run is a process 
 OUTPUT/NAME/SETTING/seedN, with its log in run.log; one at a time on each GPU, or --jobs at a time
 on the CPU. Started again, finished runs are skipped and half-done ones go on. A run that fails
 does not stop the others. Then finished runs are judged again, where the file says `evaluate`, in
-OUTPUT/NAME/SETTING/seedN/evaluate/EVALUATION. results.json in a run's folder says that it is finished: metrics, seed,
-config, overrides, time, device and revision. results.csv of the experiment has means and standard
-deviations over seeds; tools/compare_runs.py says which differences mean something.
+OUTPUT/NAME/SETTING/seedN/evaluate/EVALUATION. results.json in a run's folder says that it is
+finished: metrics, seed, config, overrides, time, device and revision. results.csv of the experiment
+has means and standard deviations over seeds; tools/compare_runs.py says which differences mean
+something.
 """
 
 import argparse
