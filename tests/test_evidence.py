@@ -192,6 +192,7 @@ def test_the_document_says_what_is_there_and_what_is_not(plan, runs):
     assert rows["good"][1:4] == ["2 of 2", mean, difference]
     assert rows["good"][4:] == ["-", rows["good"][5], "+0.1 / -2 |"]
     assert rows["good"][5].startswith("good is better by 10.00 ± ")
+    assert rows["good"][5].endswith(" (2 seeds)") and rows["again"][5].endswith(" (1 seed)")
     assert rows["late"][1:4] == ["0 of 2", "not run yet", ""]
     assert rows["again"][1] == "1 of 2" and rows["again"][3].startswith("**+5.00 [")
     assert rows["good helps"][3:] == ["2", difference, "holds |"]
@@ -201,7 +202,7 @@ def test_the_document_says_what_is_there_and_what_is_not(plan, runs):
     assert rows["toy"][1:] == [
         "5 of 8",
         "1 of 2",
-        "1.5, most 1.5",
+        "1.5, 1.5",
         "a processor",
         "0123456789-dirty |",
     ]
@@ -215,7 +216,8 @@ def test_the_document_says_what_is_there_and_what_is_not(plan, runs):
 def test_check_names_what_is_stale(plan, runs):
     path = quick(runs / "toy", plan)
     assert evidence.render(Document(plan), check=True) == (
-        "toy.png, temperatures-good.png, EVIDENCE.md not up to date: evidence.py render"
+        "toy.png, temperatures-good.png, EVIDENCE.md not up to date: "
+        "run python tools/evidence.py render"
     )
     evidence.render(Document(plan))
     assert Image.open(plan.evidence / "toy.png").width > 400

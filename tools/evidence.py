@@ -51,7 +51,9 @@ def render(document: Document, check: bool = False) -> str | None:
     if check:
         written = path.is_file() and path.read_text(encoding="utf-8") == text
         wrong = [f"{picture.name}.png" for picture in stale] + [path.name] * (not written)
-        return f"{', '.join(wrong)} not up to date: evidence.py render" if wrong else None
+        if wrong:
+            return f"{', '.join(wrong)} not up to date: run python tools/evidence.py render"
+        return None
     for picture in stale:
         picture.draw(folder / f"{picture.name}.png", picture.fields)
     with replacing(path) as temporary:

@@ -143,9 +143,7 @@ class Document:
             # Plain Mask2Former has no scores of labels to compare with.
             if not _of_labels(metric):
                 row.append(_difference(comparison) if comparison else "")
-        # The interval stands beside it.
-        verdict = compared[0].verdict((name, "the baseline")) if compared[0] else ""
-        row.append(verdict.partition(", 95 %")[0])
+        row.append(_verdict(compared[0], name) if compared[0] else "")
         return [*row, " / ".join(f"{d:+g}" for d in paper)] if "paper" in table else row
 
     def claims(self) -> str:
@@ -160,7 +158,9 @@ class Document:
 
     def runs(self) -> str:
         """How many runs there are, how long they took and on what."""
-        rows = [["experiment", "runs", "evaluated again", "minutes a run", "on", "revision"]]
+        rows = [
+            ["experiment", "runs", "evaluated again", "minutes, mean and most", "on", "revision"]
+        ]
         for name, results in self.results.items():
             runs = results.runs.values()
             minutes = [r["wall_seconds"] / 60 for r in runs if _trains(r) and not r["resumed"]]
@@ -168,7 +168,7 @@ class Document:
                 [
                     name,
                     *self._counts(name),
-                    f"{np.mean(minutes):.1f}, most {max(minutes):.1f}" if minutes else "",
+                    f"{np.mean(minutes):.1f}, {max(minutes):.1f}" if minutes else "",
                     ", ".join(sorted({run["device"] for run in runs})),
                     ", ".join(sorted({_revision(run["revision"]) for run in runs})),
                 ]
@@ -241,6 +241,13 @@ def _difference(comparison: Comparison) -> str:
     low, high = comparison.interval
     text = f"{comparison.difference:+.2f} [{low:+.2f}, {high:+.2f}]"
     return f"**{text}**" if comparison.distinguishable else text
+
+
+def _verdict(comparison: Comparison, name: str) -> str:
+    """Without the interval, which stands beside it; seeds can be fewer than either side has."""
+    count = len(comparison.values[0])
+    words = comparison.verdict((name, "the baseline")).partition(", 95 %")[0]
+    return f"{words} ({count} seed{'s' * (count > 1)})"
 
 
 def _of_labels(metric: str) -> bool:

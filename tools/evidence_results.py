@@ -159,7 +159,7 @@ def collect(
         seeds = [seed for seed in sides[0] if seed in sides[1]]
         if len(seeds) < max(1, len(results.comparisons.get(pair, {"seeds": []})["seeds"])):
             continue
-        say(f"{pair[0]} and {pair[1]}: {len(seeds)} seeds")
+        say(f"{pair[0]} and {pair[1]}: seeds {seeds}")
         results.comparisons[pair] = _compared(pair, sides, seeds, resamples)
     path = plan.evidence / f"{name}.json"
     results.write(path)
