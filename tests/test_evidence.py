@@ -200,13 +200,14 @@ def test_the_document_says_what_is_there_and_what_is_not(plan, runs):
     noise = "not distinguishable from noise; one seed, over images alone |"
     assert rows["nothing helps"][-1] == noise
     assert rows["toy"][1:] == [
+        "1, 2",
         "5 of 8",
         "1 of 2",
         "1.5, 1.5",
         "a processor",
         "0123456789-dirty |",
     ]
-    assert rows["more"][1] == "0 of 2"
+    assert rows["more"][2] == "0 of 2"
     assert "![toy](evidence/toy.png) *The picture `more` needs runs" in "\n".join(lines)
     assert f"mean {mean}, not run yet" in lines and difference in lines
     falling = "from 3.00 at rank 1 to 1.00 at rank 4, falling at 67 % of the steps"

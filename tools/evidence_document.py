@@ -176,8 +176,9 @@ class Document:
         return _markdown(rows)
 
     def _counts(self, experiment: str) -> Iterator[str]:
-        """How many of the planned runs there are, and how many of their evaluations."""
+        """Planned seeds; how many of the planned runs there are, and of their evaluations."""
         own = [s for s in self.plan.jobs if s.partition("/")[0] == experiment]
+        yield ", ".join(map(str, sorted({job.seed for s in own for job in self.plan.jobs[s]})))
         for depth in (1, 2):
             settings = [setting for setting in own if setting.count("/") == depth]
             done = sum(len(self._runs_of(setting)) for setting in settings)
