@@ -241,6 +241,10 @@ def test_outcomes():
 
 def test_the_committed_document_is_up_to_date():
     assert evidence.main(["render", "--check"]) is None
+    columns = None
+    for line in (ROOT / "docs" / "EVIDENCE.md").read_text().splitlines():
+        columns = (columns or line.count("|")) if line.startswith("|") else None
+        assert columns in (None, line.count("|")), line
 
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))

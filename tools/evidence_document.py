@@ -158,9 +158,8 @@ class Document:
 
     def runs(self) -> str:
         """How many runs there are, how long they took and on what."""
-        rows = [
-            ["experiment", "runs", "evaluated again", "minutes, mean and most", "on", "revision"]
-        ]
+        header = ["experiment", "seeds", "runs", "evaluated again", "minutes, mean and most"]
+        rows = [[*header, "on", "revision"]]
         for name, results in self.results.items():
             runs = results.runs.values()
             minutes = [r["wall_seconds"] / 60 for r in runs if _trains(r) and not r["resumed"]]
