@@ -20,7 +20,9 @@ from test_engine import DEMO, SETTINGS
 SCRIPT = """
 import json, os, pathlib, sys, time
 values = dict(zip(sys.argv[4::2], sys.argv[5::2]))
-assert sys.argv[1] == "--config-file" and sys.argv[3] == "--resume"
+evaluates = "MODEL.WEIGHTS" in values
+assert sys.argv[1] == "--config-file"
+assert sys.argv[3] == ("--eval-only" if evaluates else "--resume")
 folder = pathlib.Path(values["OUTPUT_DIR"])
 half_done = (folder / "last_checkpoint").exists()
 with (folder / "calls").open("a") as file:
@@ -32,9 +34,11 @@ while values["SOLVER.MAX_ITER"] == "99" and not half_done:
     time.sleep(0.05)
 results = folder / "inference" / "toy" / "results.json"
 results.parent.mkdir(parents=True, exist_ok=True)
-score = int(values["SEED"]) + (10 if values.get("MODEL.RANKSEG.TOPK") == "5" else 0)
+score = pathlib.Path(values["MODEL.WEIGHTS"]).stat().st_size if evaluates else int(values["SEED"])
+score += (10 if values.get("MODEL.RANKSEG.TOPK") == "5" else 0)
 metrics = {"mIoU": score, "IoU-sky": 1.0, "fwIoU": None}
 results.write_text(json.dumps({"sem_seg": metrics}))
+(folder / "model_final.pth").write_text("x" * 50)
 print("device", os.environ["CUDA_VISIBLE_DEVICES"], values["MODEL.DEVICE"])
 """
 
@@ -143,6 +147,27 @@ def test_a_killed_runner_goes_on_where_it_was(write, tmp_path, capsys, by):
     assert [len(calls(out / s / "seed1")) for s in ("a", "slow", "z")] == [1, 2, 1]
 
 
+def test_finished_runs_are_judged_again(write, tmp_path, capsys):
+    path = write(
+        settings={"bad": ["SOLVER.MAX_ITER", 13], "good": []},
+        evaluate={n: {"few": ["MODEL.RANKSEG.TOPK", 5]} for n in ("bad", "good")},
+    )
+    # Runs that failed are not evaluated, and are named once.
+    assert run_seeds.main(arguments(path)) == "run_seeds: 2 of 8 runs failed"
+    out = tmp_path / "out" / "toy"
+    assert not (out / "bad" / "seed1" / "evaluate").exists()
+    result = json.loads((out / "good" / "seed3" / "evaluate" / "few" / "results.json").read_text())
+    assert result["metrics"]["toy"]["sem_seg"]["mIoU"] == 60  # of model_final.pth, and κ
+    assert (result["setting"], result["seed"]) == ("good/few", 3)
+    assert result["overrides"] == ["SOLVER.MAX_ITER", "5", "MODEL.RANKSEG.TOPK", "5"]
+    with (out / "results.csv").open() as file:
+        means = {r["setting"]: (float(r["mean"]), r["runs"]) for r in csv.DictReader(file)}
+    assert means == {"good": (2, "2"), "good/few": (60, "2")}
+    run_seeds.main(arguments(path))
+    assert "4 of 8 runs are finished" in capsys.readouterr().out
+    assert len(calls(out / "good" / "seed1" / "evaluate" / "few")) == 1
+
+
 def test_results_of_other_settings_are_not_taken_for_these(write):
     assert run_seeds.main(arguments(write(settings={"a": []}, seeds=[1]))) is None
     message = run_seeds.main(arguments(write(settings={"a": []}, seeds=[1], common=[])))
@@ -163,6 +188,10 @@ def test_results_of_other_settings_are_not_taken_for_these(write):
         ({"settings": {"..": []}}, "settings '..' must be letters"),
         ({"settings": {"a": ["SOLVER.MAX_ITER"]}}, "settings.a must be a list of KEY, value"),
         ({"settings": {"a": "table9"}}, "settings.a: configs/ablations.json has no row 'table9'"),
+        ({"evaluate": ["a"]}, "evaluate must be a table of setting"),
+        ({"evaluate": {"gone": {"a": []}}}, "evaluate.gone is none of the settings"),
+        ({"evaluate": {"few": {"a/b": []}}}, "evaluate.few 'a/b' must be letters"),
+        ({"evaluate": {"few": {"a": ["NO", 1]}}}, "setting 'few/a': unknown config key"),
         ({"common": ["SEED", 3]}, "common sets SEED, which the runner sets"),
         ({"settings": {"a": ["OUTPUT_DIR", "x"]}}, "settings.a sets OUTPUT_DIR"),
         ({"settings": {"a": ["SOLVER.MAX_ITTER", 1]}}, "setting 'a': unknown config key"),

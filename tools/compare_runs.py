@@ -12,7 +12,7 @@ the intervals hold for other seeds too; with one, for other images alone.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -169,20 +169,24 @@ def write_json(
 def draw(compared: Sequence[Comparison], names: tuple[str, str], path: Path) -> None:
     """Differences with their intervals; grey where noise could have made them."""
     figure, (axis,) = new_figure(1, 1, (7.5, 1.4 + 0.32 * len(compared)))
-    for place, comparison in enumerate(compared):
-        low, high = comparison.interval
-        colour = COLOURS[0] if comparison.distinguishable else GREY
-        axis.plot([low, high], [place, place], color=colour, linewidth=2.5)
-        axis.plot(comparison.difference, place, "o", color=colour)
-    axis.axvline(0, color=INK, linewidth=0.8)
-    axis.set_yticks(range(len(compared)), [c.metric for c in compared])
-    axis.invert_yaxis()
-    axis.grid(False)
+    draw_differences(axis, {comparison.metric: comparison for comparison in compared})
     axis.set(
         xlabel=f"{names[0]} minus {names[1]}, percentage points",
         title="95 % intervals; grey: not distinguishable from noise",
     )
     save_figure(figure, path)
+
+
+def draw_differences(axis, compared: Mapping[str, Comparison]) -> None:
+    """A difference with its interval for each name, downwards; grey where noise could make it."""
+    for place, comparison in enumerate(compared.values()):
+        colour = COLOURS[0] if comparison.distinguishable else GREY
+        axis.plot(comparison.interval, [place, place], color=colour, linewidth=2.5)
+        axis.plot(comparison.difference, place, "o", color=colour)
+    axis.axvline(0, color=INK, linewidth=0.8)
+    axis.set_yticks(range(len(compared)), list(compared))
+    axis.set_ylim(len(compared) - 0.5, -0.5)
+    axis.grid(False)
 
 
 if __name__ == "__main__":

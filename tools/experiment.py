@@ -9,12 +9,15 @@ settings:
   baseline: [MODEL.RANKSEG.FLAG, "False"]
   no-ranks: table1-mt-ls            # overrides of that row of configs/ablations.json
 seeds: [1, 2, 3]
+evaluate:                           # finished runs judged again, with more overrides; optional
+  baseline:
+    gt-eval: [MODEL.RANKSEG.USE_GT_EVAL, "True"]
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -35,6 +38,7 @@ class Job:
         config, script: files.
         overrides: KEY, value, ..., without the seed and the folder.
         folder: OUTPUT_DIR.
+        weights: what is evaluated; None: it trains.
     """
 
     setting: str
@@ -43,6 +47,7 @@ class Job:
     script: Path
     overrides: tuple[str, ...]
     folder: Path
+    weights: Path | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +75,7 @@ class Experiment:
     common: list[str]
     settings: dict[str, list[str]]
     seeds: list[int]
+    evaluate: dict[str, dict[str, list[str]]]
 
     @classmethod
     def read(cls, path: Path) -> "Experiment":
@@ -85,14 +91,17 @@ class Experiment:
             raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} must be a table of {', '.join(_READ)}")
-        content = {"common": [], "script": "train_net.py", **content}
+        content = {"common": [], "script": "train_net.py", "evaluate": {}, **content}
         if wrong := content.keys() ^ _READ.keys():
             raise ValueError(
                 f"{path}: {min(wrong, key=str)!r} is unknown or missing; it needs "
                 f"{', '.join(_READ)}"
             )
         try:
-            return cls(**{key: read(content[key], key) for key, read in _READ.items()})
+            experiment = cls(**{key: read(content[key], key) for key, read in _READ.items()})
+            if unknown := experiment.evaluate.keys() - experiment.settings.keys():
+                raise ValueError(f"evaluate.{min(unknown)} is none of the settings")
+            return experiment
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -104,19 +113,32 @@ class Experiment:
                 both = (*self.common, *overrides)
                 yield Job(setting, seed, self.config, self.script, both, folder)
 
+    def evaluations(self, output: Path) -> Iterator[Job]:
+        """Runs that judge what `jobs` trained, as settings of the name SETTING/EVALUATION."""
+        for job in self.jobs(output):
+            for name, overrides in self.evaluate.get(job.setting, {}).items():
+                yield replace(
+                    job,
+                    setting=f"{job.setting}/{name}",
+                    overrides=(*job.overrides, *overrides),
+                    folder=job.folder / "evaluate" / name,
+                    weights=job.folder / "model_final.pth",
+                )
+
 
 def check_overrides(experiment: Experiment) -> None:
     """Raise ValueError, with the setting, where the config does not take the overrides."""
     # With it comes Detectron2, which reading alone does not need.
     from rankseg_m2f.config import get_cfg
 
-    for setting, overrides in experiment.settings.items():
+    once = replace(experiment, seeds=experiment.seeds[:1])
+    for job in (*once.jobs(Path()), *once.evaluations(Path())):
         cfg = get_cfg()
-        cfg.merge_from_file(str(experiment.config))
+        cfg.merge_from_file(str(job.config))
         try:
-            cfg.merge_from_list([*experiment.common, *overrides])
+            cfg.merge_from_list(list(job.overrides))
         except (KeyError, ValueError, AssertionError) as error:
-            raise ValueError(f"setting {setting!r}: {error.args[0]}") from error
+            raise ValueError(f"setting {job.setting!r}: {error.args[0]}") from error
 
 
 def _shown(path: Path) -> str:
@@ -165,6 +187,12 @@ def _setting(value: object, key: str) -> list[str]:
     return rows[value]
 
 
+def _evaluate(value: object, key: str) -> dict[str, dict[str, list[str]]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be a table of setting: {{name: [KEY, ...]}}; got {value!r}")
+    return {str(setting): _settings(table, f"{key}.{setting}") for setting, table in value.items()}
+
+
 def _seeds(value: object, key: str) -> list[int]:
     good = isinstance(value, list) and value and all(type(s) is int and s >= 0 for s in value)
     if not good or len(set(value)) < len(value):
@@ -179,4 +207,5 @@ _READ: dict[str, Callable] = {
     "common": _overrides,
     "settings": _settings,
     "seeds": _seeds,
+    "evaluate": _evaluate,
 }

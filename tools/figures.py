@@ -1,6 +1,6 @@
 """What our figures share: no display, quiet axes, colours that everyone can tell apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rankseg_m2f.files import replacing
@@ -27,7 +27,7 @@ def new_figure(rows: int, columns: int, size: Sequence[float]):
     return figure, axes
 
 
-def save_figure(figure, path: str | Path) -> None:
-    """Write a PNG, whole or not at all."""
+def save_figure(figure, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a PNG, whole or not at all; `metadata` are its text fields."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=110, format="png", metadata=metadata)

@@ -50,7 +50,9 @@ def read(path: str | Path, trust: bool = False) -> Temperatures:
     return Temperatures(form, state[_WEIGHT].float().numpy())
 
 
-def plot_temperatures(runs: Mapping[str, Temperatures], path: str | Path) -> None:
+def plot_temperatures(
+    runs: Mapping[str, Temperatures], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """1/τ over ranks, a line for each run; that of no-object apart, to the right."""
     figure, (axis,) = new_figure(1, 1, (8, 3.8))
     longest = max(max(len(run.weight) for run in runs.values()) - 1, 1)
@@ -71,7 +73,7 @@ def plot_temperatures(runs: Mapping[str, Temperatures], path: str | Path) -> Non
     axis.set_xticks([*ticks, void], [*map(str, ticks), "no-\nobject"])
     axis.set(xlabel="rank of the label, most probable first", ylabel="1/τ (dotted: 1)")
     axis.legend(frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, metadata)
 
 
 def main(argv: list[str] | None = None) -> str | None:

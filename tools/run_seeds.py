@@ -5,9 +5,11 @@
 What the file holds is at the top of tools/experiment.py. Each run is a process of train_net.py in
 OUTPUT/NAME/SETTING/seedN, with its log in run.log; one at a time on each GPU, or --jobs at a time
 on the CPU. Started again, finished runs are skipped and half-done ones go on. A run that fails
-does not stop the others. results.json in a run's folder says that it is finished: metrics, seed,
-config, overrides, time, device and revision. results.csv of the experiment has means and standard
-deviations over seeds; tools/compare_runs.py says which differences mean something.
+does not stop the others. Then finished runs are judged again, where the file says `evaluate`, in
+OUTPUT/NAME/SETTING/seedN/evaluate/EVALUATION. results.json in a run's folder says that it is
+finished: metrics, seed, config, overrides, time, device and revision. results.csv of the experiment
+has means and standard deviations over seeds; tools/compare_runs.py says which differences mean
+something.
 """
 
 import argparse
@@ -49,12 +51,16 @@ def main(argv: list[str] | None = None) -> str | int | None:
         experiment = Experiment.read(arguments.experiment)
         check_overrides(experiment)
         slots = devices(arguments.jobs, arguments.cpu)
-        jobs = list(experiment.jobs(arguments.output.resolve()))
+        output = arguments.output.resolve()
+        jobs = [*experiment.jobs(output), *experiment.evaluations(output)]
         waiting = [job for job in jobs if not finished(job)]
     except (OSError, ValueError) as error:
         return f"run_seeds: {error}"
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished; devices: {slots}")
-    failures = Queue(waiting, slots).run()
+    failures = Queue([job for job in waiting if not job.weights], slots).run()
+    untrained = {job.folder for job in failures}
+    ready = [job for job in waiting if job.weights and job.weights.parent not in untrained]
+    failures |= Queue(ready, slots).run()
     done = [job for job in jobs if finished(job)]
     if done:
         collect(done, arguments.output / experiment.name / "results.csv")
@@ -208,8 +214,10 @@ class Queue:
 
 def command(job: Job, device: str) -> list[str]:
     """The run's command line; --resume starts anew where there is no checkpoint."""
-    words = [sys.executable, str(job.script), "--config-file", str(job.config), "--resume"]
-    words += [*job.overrides, "SEED", str(job.seed), "OUTPUT_DIR", str(job.folder)]
+    words = [sys.executable, str(job.script), "--config-file", str(job.config)]
+    words += ["--eval-only" if job.weights else "--resume", *job.overrides]
+    words += ["SEED", str(job.seed), "OUTPUT_DIR", str(job.folder)]
+    words += ["MODEL.WEIGHTS", str(job.weights)] if job.weights else []
     return words if device else [*words, "MODEL.DEVICE", "cpu"]
 
 
