@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -484,6 +485,50 @@ def test_broken_json_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"annotations_train.json is no json"):
         prepare("ovis", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "key", "change", "message"),
+    [
+        (
+            "coco",
+            "coco/annotations/panoptic_val2017.json",
+            "images",
+            {},
+            "0 of 'images' lacks 'id'",
+        ),
+        (
+            "coco",
+            "coco/annotations/panoptic_val2017.json",
+            "annotations",
+            {"image_id": 139, "category_id": 1},
+            "0 of 'annotations' lacks 'file_name'",
+        ),
+        (
+            "coco",
+            "coco/annotations/panoptic_val2017.json",
+            "annotations",
+            {"image_id": 140, "file_name": "a.png", "segments_info": []},
+            "picture 139 has an image or an annotation, not both",
+        ),
+        ("coco_lvis", "lvis/lvis_v1_val.json", "images", {"id": 25}, "lacks 'coco_url'"),
+        (
+            "coco_lvis",
+            "lvis/lvis_v1_val.json",
+            "annotations",
+            {"image_id": 25, "category_id": 1, "segmentation": []},
+            "000000000025.jpg: an annotation has no sound outline",
+        ),
+        ("ovis", "ovis/annotations_train.json", "videos", {"id": 1}, "lacks 'file_names'"),
+    ],
+)
+def test_json_of_another_kind_is_named(tmp_path, name, path, key, change, message):
+    getattr(raw_trees, name)(tmp_path)
+    content = load(tmp_path / path)
+    content[key][0] = change
+    raw_trees.write(tmp_path / path, content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(name, tmp_path)
 
 
 def run(name, *options):

@@ -10,11 +10,12 @@ from typing import Any
 _MAX_PROBLEMS = 10
 
 
-def read_coco(path: Path, *lists: str) -> dict:
+def read_coco(path: Path, *lists: str, **entries: Sequence[str]) -> dict:
     """A COCO json.
 
     Args:
         lists: keys under which it must have lists.
+        entries: the same, with the keys that each entry of the list must have.
 
     Raises:
         ValueError: no json, or such a key is missing, naming the file.
@@ -23,9 +24,14 @@ def read_coco(path: Path, *lists: str) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no json ({error})") from error
-    for key in lists:
+    for key in (*lists, *entries):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{path} is no COCO json: it has no list of {key!r}")
+    for key, wanted in entries.items():
+        for number, entry in enumerate(content[key]):
+            lacks = [k for k in wanted if k not in entry] if isinstance(entry, dict) else wanted
+            if lacks:
+                raise ValueError(f"{path}: number {number} of {key!r} lacks {lacks[0]!r}")
     return content
 
 
