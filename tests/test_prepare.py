@@ -19,7 +19,7 @@ from prepare_ade20k_full import read_objects, target_size
 from prepare_coco_lvis import stuff_values
 from prepare_vspw import target_size as vspw_size
 from preparing.coco import segments
-from preparing.maps import lookup, translate
+from preparing.maps import lookup, picture_size, translate
 from pycocotools import mask as mask_util
 from raw_trees import H, W, stripes
 
@@ -164,6 +164,20 @@ def test_ade20k_full_is_resized_to_a_short_side_of_512(prepared):
     assert target_size(600, 800) == (512, 683)
     assert target_size(900, 600) == (768, 512)
     assert target_size(512, 4000) == (512, 4000)
+
+
+def test_ade20k_full_stays_as_its_masks_were_drawn(tmp_path):
+    """EXIF says that the picture stands on its head; its mask does not."""
+    base = raw_trees.ade20k_full(tmp_path)
+    path = next(base.rglob("ADE_val_00000001.jpg"))
+    pixels = np.zeros((*picture_size(path), 3), np.uint8)
+    pixels[: len(pixels) // 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(path, exif=exif)
+    prepare("ade20k_full", tmp_path)
+    made = np.asarray(Image.open(base / "images_detectron2/validation/ADE_val_00000001.jpg"))
+    assert made[0].min() > 250 and made[-1].max() < 5
 
 
 def test_coco_lvis_puts_the_first_object_in_front_and_stuff_behind(prepared):
