@@ -547,11 +547,12 @@ def test_json_of_another_kind_is_named(tmp_path, name, path, key, change, messag
 
 def run(name, *options):
     command = [sys.executable, ROOT / f"datasets/prepare_{name}.py", "--jobs", "1", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": "/home/of/someone"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_the_command_line(tmp_path):
+    assert "/home/of/someone/data/coco/train2017" in run("coco", "--root=~/data").stderr
     failed = run("cityscapes", "--root", tmp_path)
     assert failed.returncode == 1
     missing = tmp_path / "cityscapes/leftImg8bit/train"
