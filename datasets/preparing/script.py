@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Protocol
 
-from rankseg_m2f.data.datasets.checks import missing_files, read_lines
+from rankseg_m2f.data.datasets.checks import files_below, missing_files, read_lines
 from rankseg_m2f.files import replacing
 
 # Names in a message about many files.
@@ -125,8 +125,8 @@ def files(folder: Path, ending: str) -> dict[str, Path]:
     # Names with a dot in front are of file managers, or were never finished.
     found = {
         path.name.removesuffix(ending): path
-        for path in sorted(folder.rglob(f"*{ending}"))
-        if not path.name.startswith(".")
+        for path in (files_below(folder) if folder.is_dir() else ())
+        if path.name.endswith(ending) and not path.name.startswith(".")
     }
     if not found:
         raise FileNotFoundError(f"{folder} has no files *{ending}; unpack the download there")

@@ -1,8 +1,9 @@
 """What registration accepts, and the sentences that refuse the rest."""
 
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,25 @@ def is_int(value: Any) -> bool:
     """Whether a value is an integer, and no boolean."""
     # Python counts True as an integer.
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files at any depth, in the order of their paths; unlike `rglob`, through linked folders too.
+
+    Args:
+        folder: must exist.
+        above: real paths of the folders above, which a link may lead back to: it is not followed.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir():
+            yield from files_below(entry.path, (*above, real))
+        else:
+            yield Path(entry.path)
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:
