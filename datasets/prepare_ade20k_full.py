@@ -67,9 +67,11 @@ def _convert(paths: tuple[Path, Path], *, base: Path, folder: str, table: np.nda
     full = picture_size(picture)
     size = target_size(*full)
     target = base / "images_detectron2" / folder / picture.name
-    # cv2 takes (width, height); the two interpolations are MaskFormer's.
+    # cv2 takes (width, height); the two interpolations are MaskFormer's, as is that pixels stay as
+    # they are stored: the masks know of no EXIF orientation, and the new file has none.
     if not is_picture(target, size):
-        pixels = cv2.resize(read_image(picture), size[::-1], interpolation=cv2.INTER_LINEAR)
+        pixels = read_image(picture, upright=False)
+        pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_LINEAR)
         save_picture(target, Image.fromarray(pixels))
     target = base / "annotations_detectron2" / folder / f"{picture.stem}.tif"
     if not is_label_map(target, size, table):

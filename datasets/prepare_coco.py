@@ -25,7 +25,7 @@ from preparing.processes import in_processes
 from preparing.script import check_count, inside, need, run_script
 
 from rankseg_m2f.data.categories import read_categories
-from rankseg_m2f.data.datasets.checks import read_coco
+from rankseg_m2f.data.datasets.checks import entry_of, read_coco
 from rankseg_m2f.images import read_panoptic_map
 
 SOURCE = (
@@ -34,6 +34,8 @@ SOURCE = (
 )
 SPLITS = {"train": ("train2017", 118_287), "val": ("val2017", 5_000)}
 IGNORE = 255
+# What an image and an annotation of segments must say.
+IMAGE, ANNOTATION = ("id", "file_name"), ("image_id", "file_name", "segments_info")
 
 
 def prepare_coco(root: Path, *, jobs: int | None = None, any_size: bool = False) -> list[str]:
@@ -49,12 +51,14 @@ def prepare_coco(root: Path, *, jobs: int | None = None, any_size: bool = False)
     labels = {c["id"]: i for i, c in enumerate(read_categories("coco_panoptic_133"))}
     for split, (folder, official) in SPLITS.items():
         path = base / "annotations" / f"panoptic_{folder}.json"
-        content = read_coco(path, "images", "annotations")
+        content = read_coco(path, images=IMAGE, annotations=ANNOTATION)
         names = {image["id"]: image["file_name"] for image in content["images"]}
         check_count(len(names), official, f"pictures in {path}", any_size)
         _check_instances(base, folder, names)
         need(base / folder, names.values(), SOURCE)
         found = content["annotations"]
+        if alone := sorted(names.keys() ^ {a["image_id"] for a in found}):
+            raise ValueError(f"{path}: picture {alone[0]} has an image or an annotation, not both")
         need(base / f"panoptic_{folder}", [a["file_name"] for a in found], SOURCE)
         items = [
             (names[a["image_id"]], inside(a["file_name"], path), a["segments_info"]) for a in found
@@ -69,7 +73,7 @@ def prepare_coco(root: Path, *, jobs: int | None = None, any_size: bool = False)
 def _check_instances(base: Path, folder: str, names: dict[int, str]) -> None:
     """The instances are of the same pictures."""
     path = base / "annotations" / f"instances_{folder}.json"
-    others = {image["id"]: image["file_name"] for image in read_coco(path, "images")["images"]}
+    others = {image["id"]: image["file_name"] for image in read_coco(path, images=IMAGE)["images"]}
     if different := sorted(others.items() ^ names.items()):
         raise ValueError(
             f"{path} and panoptic_{folder}.json are not of the same pictures: first {different[0]}"
@@ -97,9 +101,10 @@ def labels_of(
     """
     values = {0: IGNORE}
     for segment in segments:
-        if segment["category_id"] not in labels:
-            raise ValueError(f"{path}: category {segment['category_id']} is none of COCO panoptic")
-        values[segment["id"]] = labels[segment["category_id"]]
+        category = entry_of(segment, "category_id", f"{path}: a segment")
+        if category not in labels:
+            raise ValueError(f"{path}: category {category} is none of COCO panoptic")
+        values[entry_of(segment, "id", f"{path}: a segment")] = labels[category]
     known = np.array(sorted(values))
     place = np.searchsorted(known, ids).clip(max=len(known) - 1)
     if (wrong := known[place] != ids).any():

@@ -38,6 +38,8 @@ SPLITS = {"train": 100_170, "val": 19_809}
 # With 16 bits; these maps have no pixels of it, as 0 says that there is no label.
 IGNORE = 65535
 OTHER = 183
+# What an annotation must say.
+OUTLINE = ("image_id", "category_id", "segmentation")
 
 
 def prepare_coco_lvis(root: Path, *, jobs: int | None = None, any_size: bool = False) -> list[str]:
@@ -51,10 +53,10 @@ def prepare_coco_lvis(root: Path, *, jobs: int | None = None, any_size: bool = F
     # The validation pictures of LVIS are of both folders of COCO.
     stuff = {}
     for path in stuff_paths:
-        stuff |= _by_picture(read_coco(path, "annotations"))
+        stuff |= _by_picture(read_coco(path, annotations=OUTLINE))
     for split, official in SPLITS.items():
         path = lvis_paths[split]
-        content = read_coco(path, "images", "annotations")
+        content = read_coco(path, images=("id", "coco_url"), annotations=OUTLINE)
         check_count(len(content["images"]), official, f"pictures in {path}", any_size)
         objects = _by_picture(content)
         pictures = {image["id"]: _picture(image, path) for image in content["images"]}
@@ -92,10 +94,13 @@ def _convert(item: tuple[Path, list, list], *, target: Path) -> None:
     number = len(read_categories("coco_lvis_1284"))
     if is_label_map(path, size, np.arange(number + 1)):
         return
-    labels = draw(objects, size)
+    try:
+        labels, behind = draw(objects, size), draw(stuff, size)
+    except (TypeError, ValueError, LookupError) as error:
+        raise ValueError(f"{picture}: an annotation has no sound outline ({error})") from error
     if labels.max(initial=0) > number:
         raise ValueError(f"{picture}: LVIS category {labels.max()} is above {number}")
-    behind = translate(draw(stuff, size), stuff_values(), picture)
+    behind = translate(behind, stuff_values(), picture)
     write_label_map(path, np.where(labels == 0, behind, labels), IGNORE)
 
 

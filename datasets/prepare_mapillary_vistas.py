@@ -77,7 +77,7 @@ def _check(paths: tuple[Path, Path]) -> None:
 def _check_panoptic(folder: Path, pictures: dict[str, Path]) -> None:
     """All pictures are in the json, and all of its PNGs are there."""
     path = folder / "panoptic_2018.json"
-    content = read_coco(path, "annotations")
+    content = read_coco(path, annotations=("image_id", "file_name"))
     annotations = {a["image_id"]: a["file_name"] for a in content["annotations"]}
     need(folder, [inside(name, path) for name in annotations.values()], SOURCE)
     paired(pictures, {i: folder / name for i, name in annotations.items()}, path)

@@ -11,7 +11,7 @@ class ImageReadError(ValueError):
     """A file that cannot be read as the picture or label map it should be."""
 
 
-def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
+def read_image(path: str | os.PathLike, format: str = "RGB", *, upright: bool = True) -> np.ndarray:
     """Any picture as 8-bit colour, upright.
 
     EXIF orientation is applied; grey, palette, 1-bit, 16-bit, CMYK and alpha are converted (alpha
@@ -19,6 +19,7 @@ def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
 
     Args:
         format: "RGB" or "BGR".
+        upright: False leaves EXIF orientation, for label maps that were drawn without it.
 
     Returns:
         (H, W, 3) uint8, contiguous.
@@ -28,7 +29,9 @@ def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
     """
     if format not in ("RGB", "BGR"):
         raise ValueError(f"INPUT.FORMAT={format!r} is neither 'RGB' nor 'BGR'")
-    image = ImageOps.exif_transpose(_open(path))
+    image = _open(path)
+    if upright:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _deep_grey_to_8_bit(image)
     if "transparency" in image.info:

@@ -121,6 +121,23 @@ def test_malformed_polygons_are_found(made):
     assert "instances.json: annotation 1 of image 0 " in problems[0]
 
 
+def test_annotations_that_no_ap_can_be_had_of_are_found(made):
+    def spoil(content):
+        for annotation in content["annotations"][:2]:
+            del annotation["iscrowd"]
+
+    (problem,) = check_dataset(made("coco_instances", change=spoil)).problems
+    assert "2 annotations lack 'area' or 'iscrowd', without which there is no AP, first" in problem
+
+
+def test_a_mask_without_size_is_a_problem(made):
+    def spoil(content):
+        content["annotations"][0]["segmentation"] = {"counts": "0"}
+
+    (problem,) = check_dataset(made("coco_instances", change=spoil)).problems
+    assert "the mask of object 0 has () pixels, its picture (20, 20)" in problem
+
+
 def test_a_dataset_without_labels_is_a_problem(made):
     name = made("semantic_folder", [quarters(8, 8, [255] * 4)] * 2)
     report = check_dataset(name)

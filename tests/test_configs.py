@@ -291,6 +291,14 @@ def test_a_file_that_exists_goes_before_the_table(tmp_path, monkeypatch):
     assert find_config(path) == path
 
 
+def test_our_own_paths_do_in_other_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = "configs/ade20k/semantic/mask2former-R50.yaml"
+    assert find_config(path).samefile(ROOT / path)
+    with pytest.raises(FileNotFoundError):
+        find_config(tmp_path / path)
+
+
 def test_config_by_official_path(caplog):
     path = "configs/vspw/swin/video_maskformer2_swin_base_IN21k_384_bs16_8ep-gt.yaml"
     with caplog.at_level(logging.INFO, logger="rankseg_m2f"):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from prepare_ade20k_full import read_objects, target_size
 from prepare_coco_lvis import stuff_values
 from prepare_vspw import target_size as vspw_size
 from preparing.coco import segments
-from preparing.maps import lookup, translate
+from preparing.maps import lookup, picture_size, translate
 from pycocotools import mask as mask_util
 from raw_trees import H, W, stripes
 
@@ -163,6 +164,20 @@ def test_ade20k_full_is_resized_to_a_short_side_of_512(prepared):
     assert target_size(600, 800) == (512, 683)
     assert target_size(900, 600) == (768, 512)
     assert target_size(512, 4000) == (512, 4000)
+
+
+def test_ade20k_full_stays_as_its_masks_were_drawn(tmp_path):
+    """EXIF says that the picture stands on its head; its mask does not."""
+    base = raw_trees.ade20k_full(tmp_path)
+    path = next(base.rglob("ADE_val_00000001.jpg"))
+    pixels = np.zeros((*picture_size(path), 3), np.uint8)
+    pixels[: len(pixels) // 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(path, exif=exif)
+    prepare("ade20k_full", tmp_path)
+    made = np.asarray(Image.open(base / "images_detectron2/validation/ADE_val_00000001.jpg"))
+    assert made[0].min() > 250 and made[-1].max() < 5
 
 
 def test_coco_lvis_puts_the_first_object_in_front_and_stuff_behind(prepared):
@@ -486,13 +501,58 @@ def test_broken_json_is_named(tmp_path):
         prepare("ovis", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "key", "change", "message"),
+    [
+        (
+            "coco",
+            "coco/annotations/panoptic_val2017.json",
+            "images",
+            {},
+            "0 of 'images' lacks 'id'",
+        ),
+        (
+            "coco",
+            "coco/annotations/panoptic_val2017.json",
+            "annotations",
+            {"image_id": 139, "category_id": 1},
+            "0 of 'annotations' lacks 'file_name'",
+        ),
+        (
+            "coco",
+            "coco/annotations/panoptic_val2017.json",
+            "annotations",
+            {"image_id": 140, "file_name": "a.png", "segments_info": []},
+            "picture 139 has an image or an annotation, not both",
+        ),
+        ("coco_lvis", "lvis/lvis_v1_val.json", "images", {"id": 25}, "lacks 'coco_url'"),
+        (
+            "coco_lvis",
+            "lvis/lvis_v1_val.json",
+            "annotations",
+            {"image_id": 25, "category_id": 1, "segmentation": []},
+            "000000000025.jpg: an annotation has no sound outline",
+        ),
+        ("ovis", "ovis/annotations_train.json", "videos", {"id": 1}, "lacks 'file_names'"),
+    ],
+)
+def test_json_of_another_kind_is_named(tmp_path, name, path, key, change, message):
+    getattr(raw_trees, name)(tmp_path)
+    content = load(tmp_path / path)
+    content[key][0] = change
+    raw_trees.write(tmp_path / path, content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(name, tmp_path)
+
+
 def run(name, *options):
     command = [sys.executable, ROOT / f"datasets/prepare_{name}.py", "--jobs", "1", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": "/home/of/someone"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_the_command_line(tmp_path):
+    assert "/home/of/someone/data/coco/train2017" in run("coco", "--root=~/data").stderr
     failed = run("cityscapes", "--root", tmp_path)
     assert failed.returncode == 1
     missing = tmp_path / "cityscapes/leftImg8bit/train"

@@ -138,8 +138,16 @@ def test_the_tool_takes_the_config_beside_the_checkpoint(
     assert read_weights(written)["metadata"]["metrics"] == METRICS
     with pytest.raises(SystemExit, match=r"publish_checkpoint: .*never replaced"):
         publish_checkpoint.main()
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(SystemExit, match=r"publish_checkpoint: "):
+    for content, message in (
+        ("{", "Expecting property"),
+        ("[1]", r"results\.json holds no metrics"),
+    ):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(SystemExit, match=f"publish_checkpoint: .*{message}"):
+            publish_checkpoint.main()
+    (tmp_path / "results.json").write_text("{}")
+    (trained.parent / "config.yaml").unlink()
+    with pytest.raises(SystemExit, match=r"there is no .*config\.yaml: .* --config-file"):
         publish_checkpoint.main()
 
 

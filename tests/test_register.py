@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import make_scenes
 import numpy as np
@@ -28,6 +29,20 @@ def changed(path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def test_linked_folders_are_read_and_lead_into_no_loop(tmp_path):
+    arguments = made(tmp_path, "semantic_folder")
+    for key in ("image_root", "label_root"):
+        root = Path(arguments[key])
+        elsewhere = tmp_path / key
+        root.rename(elsewhere)
+        root.mkdir()
+        (root / "linked").symlink_to(elsewhere)
+        (elsewhere / "back").symlink_to(elsewhere)
+    KINDS["semantic_folder"](tmp_path.name, **arguments)
+    names = [Path(r["file_name"]).parent.name for r in DatasetCatalog.get(tmp_path.name)]
+    assert names == ["linked", "linked"]
 
 
 @pytest.mark.parametrize(

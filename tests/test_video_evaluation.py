@@ -25,8 +25,9 @@ from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator, consistency, pac
 from rankseg_m2f.evaluation.ytvis import (
     METRICS,
     VideoInstanceEvaluator,
-    track_ap,
+    match_tracks,
     track_iou,
+    track_metrics,
 )
 from rankseg_m2f.structures.predictions import SelectedScores
 
@@ -75,6 +76,10 @@ def expected_tracks() -> list:
     davis = DATA / "ytvis_davis" / "instances.json"
     results = SHARED / "eval" / "davis_perturbed.results.json"
     return [*cases, pytest.param(davis, results, None, id="davis", marks=NEEDS_SHARED)]
+
+
+def track_ap(truth, results, video_ids=None):
+    return track_metrics(match_tracks(truth, results, video_ids))
 
 
 @pytest.mark.parametrize(("truth", "results", "expected"), expected_tracks())

@@ -103,6 +103,14 @@ def test_object_arrays_are_refused(tmp_path):
         read_weights(tmp_path / "bad.npz")
 
 
+def test_a_few_lists_do_not_become_millions(tmp_path):
+    lists = [[]]
+    for _ in range(60):
+        lists.append([lists[-1], lists[-1]])
+    path = save_pkl(tmp_path / "laughs.pkl", {"model": {"w": np.ones(2)}, "x": lists[-1]})
+    assert read_weights(path)["model"]["w"].tolist() == [1, 1]
+
+
 # -- formats -----------------------------------------------------------------------------------
 
 VALUES = {
@@ -210,6 +218,7 @@ def test_weights_in_parts(tmp_path):
     [
         ({"x": "a.safetensors", "z": "b.bin"}, "index.json lack z, which it lists: download"),
         ({"x": "../a.safetensors"}, "names files of other folders"),
+        ({"x": ".."}, "names files of other folders"),
         ({"x": INDEX}, "no known format"),
         ({"x": 3}, "is no index of weight files"),
         (None, "is no index of weight files"),
@@ -278,6 +287,7 @@ def broken_files(folder):
         "lfs.pth": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         "text.txt": (b"hello", "no known format"),
         "cut.pth": (good.getvalue()[:3000], f"as torch weights .*{again}"),
+        "cut_late.pth": (good.getvalue()[:4500], f"as torch weights .*{again}"),
         "cut_early.pth": (good.getvalue()[:40], f"as torch weights .*{again}"),
         "cut_old.pth": (legacy.getvalue()[:3000], f"as torch weights .*{again}"),
         "cut.pkl": (pkl[:3000], f"as pickle weights .*{again}"),
@@ -288,6 +298,10 @@ def broken_files(folder):
         "list.pkl": (pickle.dumps([1, 2]), "holds a list"),
         "nothing.pkl": (pickle.dumps({"a": 1}), "holds no weights"),
         "text.pkl": (pickle.dumps({"model": {"a": "b"}}), "'a', which is no tensor"),
+        "codec.pkl": (
+            b"\x80\x02}U\x01wc_codecs\nencode\nU\x01xU\x03bz2\x86Rs.",
+            f"encoding 'bz2'.*{again}",
+        ),
         "type.pkl": (b"\x80\x02}U\x01wcnumpy\nndarray\ns.", "a type where weights belong"),
     }
 

@@ -28,14 +28,23 @@ def main() -> None:
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
     # Flags may follow what the config is overridden with.
     args = parser.parse_intermixed_args()
-    config = args.config_file or str(Path(args.checkpoint).with_name("config.yaml"))
     try:
-        metrics = json.loads(args.metrics.read_text("utf-8")) if args.metrics else None
-        cfg = load_config(config, args.opts)
+        metrics = json.loads(args.metrics.read_text("utf-8")) if args.metrics else {}
+        if not isinstance(metrics, dict):
+            raise ValueError(f"{args.metrics} holds no metrics by name")
+        cfg = load_config(args.config_file or beside(args.checkpoint), args.opts)
         written = publish(cfg, args.checkpoint, args.target, metrics, args.trust_checkpoint)
     except (ValueError, KeyError, AssertionError, OSError) as error:
         sys.exit(f"publish_checkpoint: {sentence(error)}")
     print(written)
+
+
+def beside(checkpoint: str) -> str:
+    """The config.yaml that training left beside a checkpoint."""
+    path = Path(checkpoint).with_name("config.yaml")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: name the config with --config-file")
+    return str(path)
 
 
 if __name__ == "__main__":

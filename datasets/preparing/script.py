@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Protocol
 
-from rankseg_m2f.data.datasets.checks import missing_files, read_lines
+from rankseg_m2f.data.datasets.checks import files_below, missing_files, read_lines
 from rankseg_m2f.files import replacing
 
 # Names in a message about many files.
@@ -47,7 +47,7 @@ def run_script(prepare: Prepare, doc: str, config: str, train: str = "train_net.
         config: below configs/, to train with.
         train: the script to train with.
     """
-    default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    default = _folder(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     options = _parser(doc, default).parse_args()
     program = Path(sys.argv[0]).stem
     try:
@@ -69,7 +69,9 @@ def _parser(doc: str, root: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, default=root, help=f"of all datasets (default {root})")
+    parser.add_argument(
+        "--root", type=_folder, default=root, help=f"of all datasets (default {root})"
+    )
     parser.add_argument("--jobs", type=_positive, help="processes (default: one per CPU)")
     parser.add_argument(
         "--any-size",
@@ -77,6 +79,11 @@ def _parser(doc: str, root: Path) -> argparse.ArgumentParser:
         help="accept other numbers of files than the release has: a part of it, or a copy of yours",
     )
     return parser
+
+
+def _folder(text: str) -> Path:
+    """Shells leave the ~ of --root=~/data as it is."""
+    return Path(text).expanduser()
 
 
 def _positive(text: str) -> int:
@@ -118,8 +125,8 @@ def files(folder: Path, ending: str) -> dict[str, Path]:
     # Names with a dot in front are of file managers, or were never finished.
     found = {
         path.name.removesuffix(ending): path
-        for path in sorted(folder.rglob(f"*{ending}"))
-        if not path.name.startswith(".")
+        for path in (files_below(folder) if folder.is_dir() else ())
+        if path.name.endswith(ending) and not path.name.startswith(".")
     }
     if not found:
         raise FileNotFoundError(f"{folder} has no files *{ending}; unpack the download there")

@@ -61,7 +61,7 @@ def prepare_tracks(
                 need(base, [f"{split}.json"], source)
             print(f"Note: {base / f'{split}.json'} is not there; {base.name} goes without {split}")
             continue
-        content = read_coco(path, "videos", "categories")
+        content = read_coco(path, "categories", videos=("file_names", "height", "width"))
         check_count(len(content["videos"]), official, f"videos in {path}", any_size)
         check_agreement(path, content["categories"], names)
         places = [base / split / below for below in frames]

@@ -123,6 +123,11 @@ def _check_json(path: str | None, records: list[dict]) -> list[str]:
         )
         if ids
     ]
+    if kind == "image" and (bare := [a for a in content.get("annotations") or [] if _bare(a)]):
+        problems.append(
+            f"{path}: {len(bare)} annotations lack 'area' or 'iscrowd', without which there is no "
+            f"AP, first {bare[0].get('id')}"
+        )
     return problems + [
         f"{path}: annotation {annotation.get('id')} of {kind} {annotation.get(f'{kind}_id')} has a "
         f"polygon of {size} coordinates: 6 or more, and an even number, make one"
@@ -131,6 +136,11 @@ def _check_json(path: str | None, records: list[dict]) -> list[str]:
         for size in _polygon_sizes(outline)
         if size < 6 or size % 2
     ]
+
+
+def _bare(annotation: dict) -> bool:
+    """Whether an annotation lacks what pycocotools needs to evaluate."""
+    return not {"area", "iscrowd"} <= annotation.keys()
 
 
 def _polygon_sizes(outline: list | dict | None) -> list[int]:
@@ -245,10 +255,10 @@ def _check_objects(record: dict, size: tuple, ignore_label: int, found: set) -> 
         outline = annotation.get("segmentation")
         if not outline:
             yield f"{record['file_name']}: object {number} has no segmentation"
-        elif isinstance(outline, dict) and tuple(outline["size"]) != size:
+        elif isinstance(outline, dict) and tuple(said := outline.get("size", ())) != size:
             yield (
-                f"{record['file_name']}: the mask of object {number} has "
-                f"{tuple(outline['size'])} pixels, its picture {size}"
+                f"{record['file_name']}: the mask of object {number} has {tuple(said)} pixels, its "
+                f"picture {size}"
             )
         if not annotation.get("iscrowd", 0):
             found.add(annotation["category_id"])

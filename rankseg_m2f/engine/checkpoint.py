@@ -132,7 +132,7 @@ class Checkpointer(DetectionCheckpointer):
         if problems:
             raise ValueError(
                 f"{path} does not fit the model ({'; '.join(problems)}): give the config it was "
-                "trained with, or --allow-partial to evaluate all the same"
+                "trained with; train_net.py and the demos go on all the same with --allow-partial"
             )
         if empty:
             first = next(iter([*self.report.unexpected, *self.report.mismatched]), "none")

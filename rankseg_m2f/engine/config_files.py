@@ -16,7 +16,7 @@ def find_config(path: str | Path) -> Path:
     """The config file at `path`, or ours that stands for the official file of that path.
 
     An official path is looked up from its part configs/ on, in the table of the folder that it
-    names, then in that of this project.
+    names, then in that of this project. A relative path of ours does in any working directory.
 
     Raises:
         FileNotFoundError: neither; names paths that are near.
@@ -32,6 +32,10 @@ def find_config(path: str | Path) -> Path:
         if ours.is_file():
             logger.info("%s is an official config: using %s", path, ours)
             return ours
+    own = CONFIGS.parent / path
+    if wanted.startswith("configs/") and own.is_file():
+        logger.info("%s is not below this folder: using %s", path, own)
+        return own
     near = difflib.get_close_matches(wanted, sorted(_known(tables)), n=3)
     hint = f": did you mean {' or '.join(near)}?" if near else ""
     raise FileNotFoundError(f"config {path} does not exist{hint}")

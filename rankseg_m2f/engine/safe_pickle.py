@@ -1,7 +1,6 @@
 """Reading pickled arrays without running what a pickle says."""
 
 import builtins
-import codecs
 import pickle
 import re
 from collections import OrderedDict
@@ -31,7 +30,7 @@ def load_arrays(path: Path) -> object:
         pickle.UnpicklingError: arrays of objects, or types where values belong.
     """
     with path.open("rb") as file:
-        return _plain(_ArrayUnpickler(file, path).load())
+        return _plain(_ArrayUnpickler(file, path).load(), {})
 
 
 class _DType:
@@ -80,9 +79,16 @@ class _Buffer(_Array):
         self.__setstate__((1, shape, dtype, order == "F", data))
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """`codecs.encode` as pickle writes bytes for Python 2; other codecs are modules to import."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
 _ADMITTED = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): codecs.encode,
+    ("_codecs", "encode"): _encode,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
 }
@@ -108,16 +114,27 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ADMITTED[module, name]
 
 
-def _plain(value: object) -> object:
-    """The same containers, with arrays in place of what was said of them."""
+def _plain(value: object, done: dict[int, object]) -> object:
+    """The same containers, with arrays in place of what was said of them.
+
+    Args:
+        done: results by id. Each object is looked at once: a few lists that hold one another
+            twice would else become millions.
+    """
+    if id(value) not in done:
+        done[id(value)] = _made(value, done)
+    return done[id(value)]
+
+
+def _made(value: object, done: dict[int, object]) -> object:
     if isinstance(value, _Scalar):
         return value.numpy().item()
     if isinstance(value, _Array):
         return value.numpy()
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v, done) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_plain(v) for v in value)
+        return type(value)(_plain(v, done) for v in value)
     if isinstance(value, (type, _DType)):
         raise pickle.UnpicklingError("a type where weights belong")
     return value

@@ -23,11 +23,12 @@ logger = logging.getLogger(__name__)
 
 # What readers raise on bytes that are not what they seem.
 _BROKEN = (
+    AssertionError,
     AttributeError,
     EOFError,
-    IndexError,
-    KeyError,
+    LookupError,
     MemoryError,
+    OSError,
     OverflowError,
     RuntimeError,
     TypeError,
@@ -92,6 +93,8 @@ def _read_file(path: Path, trust: bool) -> dict:
     except UnsafeCheckpointError:
         raise
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.filename:
+            raise  # not of what is in the file: it cannot be opened
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} cannot be read as {form} weights ({shorten(reason, 120)}): "
@@ -157,7 +160,7 @@ def _read_parts(index: Path, trust: bool) -> dict:
         files = json.loads(index.read_text("utf-8"))["weight_map"]
         parts = sorted(set(files.values()))
         # An index must not reach into other folders.
-        local = all(Path(part).name == part for part in parts)
+        local = all(Path(part).name == part != ".." for part in parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of weight files: name a weights file") from error
     if not local:

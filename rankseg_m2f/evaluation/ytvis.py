@@ -155,13 +155,6 @@ def write_submission(folder: Path, results: list[dict]) -> None:
         file.writestr("results.json", content)
 
 
-def track_ap(
-    truth: dict, results: Sequence[dict], video_ids: Collection[int] | None = None
-) -> dict[str, float]:
-    """`track_metrics` of `match_tracks`."""
-    return track_metrics(match_tracks(truth, results, video_ids))
-
-
 def match_tracks(
     truth: dict, results: Sequence[dict], video_ids: Collection[int] | None = None
 ) -> "TrackEvaluation":

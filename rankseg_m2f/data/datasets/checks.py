@@ -1,8 +1,9 @@
 """What registration accepts, and the sentences that refuse the rest."""
 
 import json
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from typing import Any
 _MAX_PROBLEMS = 10
 
 
-def read_coco(path: Path, *lists: str) -> dict:
+def read_coco(path: Path, *lists: str, **entries: Sequence[str]) -> dict:
     """A COCO json.
 
     Args:
         lists: keys under which it must have lists.
+        entries: the same, with the keys that each entry of the list must have.
 
     Raises:
         ValueError: no json, or such a key is missing, naming the file.
@@ -23,9 +25,14 @@ def read_coco(path: Path, *lists: str) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no json ({error})") from error
-    for key in lists:
+    for key in (*lists, *entries):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{path} is no COCO json: it has no list of {key!r}")
+    for key, wanted in entries.items():
+        for number, entry in enumerate(content[key]):
+            lacks = [k for k in wanted if k not in entry] if isinstance(entry, dict) else wanted
+            if lacks:
+                raise ValueError(f"{path}: number {number} of {key!r} lacks {lacks[0]!r}")
     return content
 
 
@@ -140,6 +147,25 @@ def is_int(value: Any) -> bool:
     """Whether a value is an integer, and no boolean."""
     # Python counts True as an integer.
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files at any depth, in the order of their paths; unlike `rglob`, through linked folders too.
+
+    Args:
+        folder: must exist.
+        above: real paths of the folders above, which a link may lead back to: it is not followed.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.is_dir():
+            yield from files_below(entry.path, (*above, real))
+        else:
+            yield Path(entry.path)
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:

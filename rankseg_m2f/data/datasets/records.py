@@ -9,6 +9,7 @@ from rankseg_m2f.data.datasets.checks import (
     check_agreement,
     entry_of,
     existing_file,
+    files_below,
     raise_incomplete,
     read_coco,
     read_lines,
@@ -165,7 +166,7 @@ def _by_stem(folders: Sequence[Path], endings: Sequence[str]) -> dict[Path, Path
     """Files below `folders` by relative path without ending, in whichever case it is."""
     found = {}
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
+        for path in files_below(folder):
             # Some systems leave ._name.jpg beside name.jpg.
             if path.name.startswith("."):
                 continue

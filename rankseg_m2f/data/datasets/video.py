@@ -17,6 +17,7 @@ from rankseg_m2f.data.datasets.checks import (
     check_ignore_label,
     entry_of,
     existing_file,
+    files_below,
     missing_files,
     raise_incomplete,
     read_coco,
@@ -152,7 +153,7 @@ def register_frames_folder(
         videos = {
             str(path.parent.relative_to(root))
             for root, suffixes in ((images, IMAGE_SUFFIXES), (labels, LABEL_SUFFIXES))
-            for path in root.rglob("*")
+            for path in files_below(root)
             if path.suffix.lower() in suffixes
         }
         folders = {
