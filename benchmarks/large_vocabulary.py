@@ -51,13 +51,17 @@ def main() -> None:
         return
     if args.quick:
         args.labels, args.kappa, args.sizes, args.rounds = (12, 24), 8, [(64, 64)], 1
+    if args.kappa >= min(args.labels):
+        parser.error(
+            f"--kappa {args.kappa} must be less than each K, {min(args.labels)} among them"
+        )
     if args.earlier:
         content = json.loads(args.earlier.read_text(encoding="utf-8"))
     else:
         rows = measure_all(args.labels, args.kappa, args.sizes, args.rounds)
         content = {"machine": machine(get_cfg().MODEL.DEVICE), "kappa": args.kappa, "rows": rows}
     print(f"{content['machine']}; Mask2Former with ResNet-50 and RankSeg, batch 1\n")
-    print("\n".join([*table(content["rows"]), "", *findings(**content)]))
+    print("\n".join([*table(content["rows"]), "", *findings(content["rows"], content["kappa"])]))
     if args.json:
         with replacing(args.json) as path:
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -91,15 +95,15 @@ def measure_all(
             "size": f"{height}x{width}",
             "seconds": statistics.median(s for run in found for s in run["seconds"]),
             "runs": sum(len(run["seconds"]) for run in found),
-            "model_bytes": max(run["model_bytes"] for run in found),
             "peak_bytes": max(run["peak_bytes"] for run in found),
+            "inference_bytes": max(run["inference_bytes"] for run in found),
         }
         for (num_labels, selected, height, width), found in runs.items()
     ]
 
 
 def measure(num_labels: int, kappa: int, height: int, width: int) -> dict:
-    """`seconds` of each repeat; `peak_bytes`, and `model_bytes` held before the first."""
+    """`seconds` of each repeat; `peak_bytes`, `inference_bytes` of it not held before."""
     from detectron2.modeling import build_model
 
     import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
@@ -118,7 +122,8 @@ def measure(num_labels: int, kappa: int, height: int, width: int) -> dict:
     seconds: list[float] = []
     while len(seconds) < REPEATS and sum(seconds) < SECONDS:
         seconds.append(timed(lambda: label_map(model, picture), device))
-    return {"seconds": seconds, "model_bytes": before, "peak_bytes": peak_bytes(device)}
+    peak = peak_bytes(device)
+    return {"seconds": seconds, "peak_bytes": peak, "inference_bytes": peak - before}
 
 
 @torch.inference_mode()
@@ -128,29 +133,26 @@ def label_map(model: torch.nn.Module, picture: torch.Tensor) -> torch.Tensor:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Aligned lines; "of it" is what the inference takes beside interpreter and model."""
-    lines = [f"{'picture':12}{'K':>6}{'κ':>6}{'seconds':>10}{'peak GiB':>10}{'of it':>8}"]
+    """Aligned lines; "inference" is memory beside that of interpreter and model."""
+    lines = [f"{'picture':12}{'K':>6}{'κ':>6}{'seconds':>10}{'peak GiB':>10}{'inference':>11}"]
     for row in rows:
-        peak, model = row["peak_bytes"] / 2**30, row["model_bytes"] / 2**30
         lines.append(
             f"{row['size']:12}{row['labels']:6}{row['kappa']:6}{row['seconds']:10.2f}"
-            f"{peak:10.2f}{peak - model:8.2f}"
+            f"{row['peak_bytes'] / 2**30:10.2f}{row['inference_bytes'] / 2**30:11.2f}"
         )
     return lines
 
 
-def findings(rows: list[dict], kappa: int, **_: object) -> list[str]:
+def findings(rows: list[dict], kappa: int) -> list[str]:
     """What many labels cost with κ of them selected, and what the selection saves."""
     lines = []
     for picture, by_labels in pairs(rows).items():
         few, many = min(by_labels), max(by_labels)
         (least, _), (lean, full) = by_labels[few], by_labels[many]
-        lines.append(
-            f"{picture}, κ = {kappa}: K = {many} takes {ratio(lean, least, 'peak_bytes')} the "
-            f"memory and {ratio(lean, least, 'seconds')} the time of K = {few}; without selection "
-            f"(κ = K = {many}) {ratio(full, lean, 'peak_bytes')} the memory and "
-            f"{ratio(full, lean, 'seconds')} the time"
-        )
+        lines += [
+            f"{picture}, κ = {kappa}: K = {many} needs {compared(lean, least)} of K = {few}",
+            f"{picture}, K = {many}: κ = K needs {compared(full, lean)} of κ = {kappa}",
+        ]
     return lines
 
 
@@ -165,9 +167,12 @@ def pairs(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
     }
 
 
-def ratio(row: dict, to: dict, field: str) -> str:
-    """How many times more."""
-    return f"{row[field] / to[field]:.2f}x"
+def compared(row: dict, to: dict) -> str:
+    """How many times the memory and time."""
+    peak, inference, seconds = (
+        f"{row[field] / to[field]:.2f}" for field in ("peak_bytes", "inference_bytes", "seconds")
+    )
+    return f"{peak}x the memory ({inference}x without interpreter and model), {seconds}x the time"
 
 
 def draw(content: dict, path: Path) -> None:
@@ -190,8 +195,8 @@ def draw(content: dict, path: Path) -> None:
         axis.set_xticks(range(len(by_labels)), [f"K = {k:,}" for k in by_labels])
         axis.set_title(f"{picture.replace('x', ' × ')}: {title}", fontsize=10, color=INK)
         axis.margins(y=0.12)
-    axes[0].legend(frameon=False, loc="upper left")
-    figure.suptitle(content["machine"], fontsize=8, color=INK)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    figure.supxlabel(content["machine"], fontsize=8, color=INK)
     save_figure(figure, path)
 
 
