@@ -5,7 +5,7 @@
 
 Mask2Former with ResNet-50 and RankSeg at full size with random weights, from the picture to its
 label map, as an evaluation does it; the picture has the size of the output. Each run is a process
-of its own, for its peak memory, and the settings take turns. Seven minutes on two CPU cores and
+of its own, for its peak memory, and the settings take turns. About seven minutes on two cores and
 14 GiB, `--quick` half a minute; `--from` draws earlier figures again.
 
 Shapes: K labels, κ selected labels.
@@ -195,7 +195,8 @@ def draw(content: dict, path: Path) -> None:
         axis.set_xticks(range(len(by_labels)), [f"K = {k:,}" for k in by_labels])
         axis.set_title(f"{picture.replace('x', ' × ')}: {title}", fontsize=10, color=INK)
         axis.margins(y=0.12)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
     figure.supxlabel(content["machine"], fontsize=8, color=INK)
     save_figure(figure, path)
 
