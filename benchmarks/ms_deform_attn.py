@@ -11,15 +11,14 @@ import argparse
 import itertools
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import machine, timed
 from torch import Tensor
 from tqdm import tqdm
 
-from rankseg_m2f.doctor import cpu_name
 from rankseg_m2f.ops.backends import available_backends
 from rankseg_m2f.ops.dispatch import ms_deform_attn
 
@@ -162,17 +161,6 @@ def both_passes(attend: Callable, inputs: list[Tensor], shapes: list) -> Callabl
     return call
 
 
-def timed(call: Callable[[], None], device: str) -> float:
-    """Seconds of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def bytes_moved(inputs: list[Tensor], direction: str) -> int:
     """Least traffic: each input read and each result written once."""
     sizes = [t.numel() * t.element_size() for t in inputs]
@@ -186,13 +174,6 @@ def copy_bandwidth(device: str) -> float:
     target = torch.empty_like(source)
     seconds = min(timed(lambda: target.copy_(source), device) for _ in range(8))
     return 2 * source.numel() * source.element_size() / seconds
-
-
-def machine(device: str) -> str:
-    """What the figures were taken on."""
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def table(rows: list[dict]) -> str:

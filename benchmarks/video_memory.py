@@ -8,15 +8,11 @@ the shape of the official YouTube-VIS one with ResNet-50 and random weights.
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from ms_deform_attn import machine
+from measuring import in_process, machine, peak_bytes, timed
 
 SIZE = (360, 640)
 CONFIG = Path(__file__).parent.parent / "configs" / "base" / "mask2former-R50.yaml"
@@ -38,7 +34,7 @@ def main() -> None:
     rows = []
     for window in (0, args.window):
         for length in args.lengths:
-            row = in_process(length, window)
+            row = in_process(__file__, "--one", length, window)
             rows.append(row)
             peak, rate = row["peak_bytes"] / 2**30, row["frames_per_second"]
             print(f"{length:7}{window or 'whole':>8}{peak:10.2f}{rate:10.2f}", flush=True)
@@ -46,13 +42,6 @@ def main() -> None:
         args.json.write_text(
             json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n"
         )
-
-
-def in_process(length: int, window: int) -> dict:
-    """`measure` in a fresh interpreter."""
-    command = [sys.executable, "-W", "ignore", __file__, "--one", str(length), str(window)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(length: int, window: int) -> dict:
@@ -76,19 +65,13 @@ def measure(length: int, window: int) -> dict:
     sample["image"] = noise(length) if window else list(noise(length))
     if window:
         model = WindowedModel(model, window, overlap=max(1, window // 4))
-    start = time.perf_counter()
+    device = cfg.MODEL.DEVICE
     with torch.inference_mode():
-        model([sample])
-    seconds = time.perf_counter() - start
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+        seconds = timed(lambda: model([sample]), device)
     return {
         "frames": length,
         "window": window,
-        "peak_bytes": peak,
+        "peak_bytes": peak_bytes(device),
         "frames_per_second": length / seconds,
     }
 

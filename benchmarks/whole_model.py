@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from ms_deform_attn import machine, timed
+from measuring import machine, timed
 
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import get_cfg
