@@ -41,6 +41,7 @@ gpu-test: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/ms_deform_attn.py
 	$(BIN)/python benchmarks/whole_model.py
+	$(BIN)/python benchmarks/large_vocabulary.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
