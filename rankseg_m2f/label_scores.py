@@ -14,7 +14,13 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 
-def record_key(record: Mapping, roots: Iterable[str | None]) -> str:
+def image_roots(metadata: Mapping) -> list[str]:
+    """Folders of a dataset's pictures: its metadata has one, several or none as `image_root`."""
+    roots = metadata.get("image_root") or []
+    return [roots] if isinstance(roots, str) else list(roots)
+
+
+def record_key(record: Mapping, roots: Iterable[str]) -> str:
     """What tells a record from others wherever its dataset lies on a disk.
 
     It is the path of the picture, or of the first frame of a video or clip, from the image root
@@ -28,7 +34,7 @@ def record_key(record: Mapping, roots: Iterable[str | None]) -> str:
     """
     path = Path(record["file_names"][0] if "file_names" in record else record["file_name"])
     for root in roots:
-        if root is not None and path.is_relative_to(root):
+        if path.is_relative_to(root):
             return path.relative_to(Path(root).parent).as_posix()
     return f"{path.parent.name}/{path.name}"
 
@@ -39,7 +45,7 @@ class LabelScores:
     def __init__(
         self,
         files: Sequence[str],
-        roots: Sequence[str | None],
+        roots: Sequence[str],
         num_labels: int,
         label_names: Sequence[str] | None = None,
     ):

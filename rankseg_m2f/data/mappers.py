@@ -34,7 +34,7 @@ from rankseg_m2f.data.ground_truth import (
 )
 from rankseg_m2f.data.label_augmentation import label_augmentation
 from rankseg_m2f.images import read_image
-from rankseg_m2f.label_scores import LabelScores
+from rankseg_m2f.label_scores import LabelScores, image_roots
 
 # Which annotation a mapper reads, and whether it augments by large-scale jitter; one more,
 # MULTI_LABEL, is for classifiers.
@@ -279,7 +279,7 @@ def _label_scores(cfg: CfgNode, names: Sequence[str]) -> LabelScores | None:
         return None
     datasets = [MetadataCatalog.get(name) for name in names]
     labels = next((m.label_names for m in datasets if m.get("label_names")), None)
-    roots = [m.get("image_root") for m in datasets]
+    roots = [root for m in datasets for root in image_roots(m)]
     return LabelScores(files, roots, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, labels)
 
 

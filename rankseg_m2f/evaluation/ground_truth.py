@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from rankseg_m2f.images import label_ids, read_label_map, read_panoptic_map
-from rankseg_m2f.label_scores import record_key
+from rankseg_m2f.label_scores import image_roots, record_key
 
 IGNORED = -1
 
@@ -42,7 +42,7 @@ class GroundTruth:
         """
         names = (metadata.get(k) for k in ("label_names", "stuff_classes", "thing_classes"))
         self.name = name
-        self._image_root = metadata.get("image_root")
+        self._image_roots = image_roots(metadata)
         self.label_names = next((list(n) for n in names if n), None)
         if self.label_names is None:
             raise ValueError(
@@ -90,7 +90,7 @@ class GroundTruth:
 
     def portable_key(self, key: str) -> str:
         """What tells an image from the others wherever the dataset lies; see `record_key`."""
-        return record_key(self._record(key), [self._image_root])
+        return record_key(self._record(key), self._image_roots)
 
     def size(self, file_name: str) -> tuple[int, int]:
         """(H, W) of an image that has a map."""
