@@ -16,7 +16,7 @@ from rankseg_m2f.data.mappers import build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
-from rankseg_m2f.label_scores import LabelScores, record_key
+from rankseg_m2f.label_scores import LabelScores, image_roots, record_key
 
 SCORES = np.float32([[0.9, 0.1, 0.5, 0.2], [0.3, 0.8, 0.0, 1.0]])
 
@@ -40,10 +40,15 @@ def dataset(tmp_path):
 def test_keys_do_not_say_where_a_dataset_lies():
     for root in ("/a/train2017", "elsewhere/train2017", "/a/train2017/"):
         path = f"{root}/x/1.jpg".replace("//", "/")
-        assert record_key({"file_name": path}, [None, "/other", root]) == "train2017/x/1.jpg"
+        assert record_key({"file_name": path}, ["/other", root]) == "train2017/x/1.jpg"
     clip = {"file_names": ["/v/data/a/3.jpg", "/v/data/a/4.jpg"], "video_id": "a", "clip": 1}
     assert record_key(clip, ["/v/data"]) == "data/a/3.jpg"
-    assert record_key({"file_name": "/some/where/1.jpg"}, [None]) == "where/1.jpg"
+    assert record_key({"file_name": "/some/where/1.jpg"}, []) == "where/1.jpg"
+    assert [image_roots({"image_root": r}) for r in ("/a", ["/a", "/b"], None)] == [
+        ["/a"],
+        ["/a", "/b"],
+        [],
+    ]
     # Pictures of two splits often have the same names.
     split = [record_key({"file_name": f"/d/{s}/1.jpg"}, ["/d/train", "/d/val"]) for s in "tv"]
     assert split[0] != split[1]
