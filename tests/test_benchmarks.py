@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import whole_model
+from conftest import ROOT
 from PIL import Image
 
 
@@ -44,12 +45,24 @@ def test_a_sample_has_objects():
     assert sample["instances"].gt_masks.any((1, 2)).all()
 
 
-def test_peak_memory_remembers_what_was_given_back():
-    held = measuring.held_bytes("cpu")
-    block = np.ones(2**24)
-    assert measuring.held_bytes("cpu") >= held + 2**26
-    del block
-    assert measuring.peak_bytes("cpu") >= held + 2**26
+def test_peak_memory_remembers_what_was_given_back(tmp_path):
+    # In a fresh process, where nothing else comes and goes. Some kernels, as of sandboxes, count
+    # memory only from time to time.
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys, time\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import measuring, numpy as np\n"
+        "time.sleep(0.5)\n"
+        "held, end = measuring.held_bytes('cpu'), time.monotonic() + 20\n"
+        "block = np.ones(2**24)\n"
+        "while (full := measuring.held_bytes('cpu')) < held + 2**26 and time.monotonic() < end:\n"
+        "    time.sleep(0.05)\n"
+        "del block\n"
+        "print(json.dumps({'full': full - held, 'peak': measuring.peak_bytes('cpu') - held}))\n"
+    )
+    found = measuring.in_process(str(script), ROOT / "benchmarks")
+    assert found["full"] >= 2**26 and found["peak"] >= 2**26
 
 
 def test_a_process_answers_with_its_last_line_or_says_why_not(tmp_path):
