@@ -80,9 +80,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     groups, node = parameter_groups(cfg, model), cfg.SOLVER
     if node.OPTIMIZER == "ADAMW":
-        optimizer = torch.optim.AdamW(groups, node.BASE_LR)
+        optimizer = torch.optim.AdamW(groups, node.BASE_LR, fused=True)
     elif node.OPTIMIZER == "ADAM":
-        optimizer = torch.optim.Adam(groups, node.BASE_LR)
+        optimizer = torch.optim.Adam(groups, node.BASE_LR, fused=True)
     elif node.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(
             groups, node.BASE_LR, momentum=node.MOMENTUM, nesterov=node.NESTEROV

@@ -3,9 +3,14 @@
 Shapes: N masks, T frames, P points, H, W mask size. Points are (x, y) in [0, 1].
 """
 
+from itertools import repeat
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Pixels of masks that are floats at a time.
+_CHUNK = 2**22
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -13,42 +18,38 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
     Args:
         maps: (N, C, H, W) float.
-        points: (N, P, 2) in [0, 1].
+        points: (N, P, 2) in [0, 1]; or (1, P, 2), the same for all maps.
 
     Returns:
         (N, C, P).
     """
-    grid = (2 * points - 1).unsqueeze(2)
-    return F.grid_sample(maps, grid.to(maps.dtype), align_corners=False).squeeze(3)
+    grid = (2 * points - 1).unsqueeze(2).to(maps.dtype)
+    if len(points) == len(maps):
+        return F.grid_sample(maps, grid, align_corners=False).squeeze(3)
+    # As channels of one map: where a point lies is computed once.
+    values = F.grid_sample(maps.flatten(0, 1)[None], grid, align_corners=False)
+    return values.view(*maps.shape[:2], -1)
 
 
 def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
-    """`sample_points` for boolean masks, without a float copy of them.
+    """`sample_points` for boolean masks, of which few are floats at a time.
 
-    Four reads per point instead of a conversion of all pixels: at 1024 x 1024 a float copy of
-    50 masks is 200 MB, made for each decoder layer.
+    At 1024 x 1024 a float copy of 50 masks is 200 MB, made for each decoder layer.
 
     Args:
         masks: (N, T, H, W) bool.
-        points: (N, P, 2) in [0, 1], the same for all frames of a mask.
+        points: (N, P, 2) in [0, 1], the same for all frames of a mask; or (1, P, 2), for all masks.
 
     Returns:
         (N, T, P) float32 in [0, 1].
     """
-    height, width = masks.shape[-2:]
-    # By plain numbers: a tensor of the two sides would be a copy that stops the GPU.
-    x, y = points[..., 0].float() * width - 0.5, points[..., 1].float() * height - 0.5
-    left, top = x.floor(), y.floor()
-    pixels = masks.flatten(2)
-    values = points.new_zeros(*masks.shape[:2], points.shape[1], dtype=torch.float32)
-    for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-        for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            pixel = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-            pixel = pixel.unsqueeze(1).expand(-1, masks.shape[1], -1)
-            weight = (weight_x * weight_y * inside).unsqueeze(1)
-            values += pixels.gather(2, pixel) * weight
-    return values
+    if not len(masks):
+        return points.new_zeros(*masks.shape[:2], points.shape[1], dtype=torch.float32)
+    size = max(1, _CHUNK // masks[0].numel())
+    sets = repeat(points) if len(points) == 1 else points.split(size)
+    return torch.cat(
+        [sample_points(part.float(), p) for part, p in zip(masks.split(size), sets, strict=False)]
+    )
 
 
 def uncertain_points(
@@ -69,7 +70,8 @@ def uncertain_points(
     candidates = torch.rand(count, int(num_points * oversample_ratio), 2, device=logits.device)
     uncertainty = -sample_points(logits, candidates).squeeze(1).abs()
     num_uncertain = int(importance_ratio * num_points)
-    chosen = uncertainty.topk(num_uncertain, dim=1).indices
+    # Their order does not matter, and sorting them costs more than finding them.
+    chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
     chosen = candidates.gather(1, chosen.unsqueeze(-1).expand(-1, -1, 2))
     anywhere = torch.rand(count, num_points - num_uncertain, 2, device=logits.device)
     return torch.cat([chosen, anywhere], dim=1)

@@ -89,8 +89,8 @@ class HungarianMatcher:
             # The same points for all masks, so that costs can be compared.
             points = self.points(scores.device)
             logits = layer.mask_logits[clip].float()
-            logits = sample_points(logits, points.expand(len(logits), -1, -1)).flatten(1)
-            masks = sample_masks(target.masks, points.expand(len(target), -1, -1)).flatten(1)
+            logits = sample_points(logits, points).flatten(1)
+            masks = sample_masks(target.masks, points).flatten(1)
             cross_entropy, dice = mask_costs(logits, masks)
             cost = (
                 self.mask_weight * cross_entropy
