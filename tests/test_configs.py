@@ -167,7 +167,7 @@ def test_builds_without_weights(name, monkeypatch):
     assert (segments and model.rank_options.oracle_train) == ("-oracle" in name)
     assert node.TOPK <= cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     selects = 0 < node.TOPK < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    assert selects == (node.TRAIN_SELECTION == "keep_present")
+    assert selects == (node.TRAIN_SELECTION == "schedule")
 
 
 def frame(num_labels):

@@ -222,9 +222,9 @@ def command(job: Job, device: str) -> list[str]:
 
 
 def environment(device: str, slots: int) -> dict[str, str]:
-    """The run's environment: one GPU, or its share of the cores."""
+    """The run's environment: one GPU, or its share of the cores unless the caller chose."""
     own = {"CUDA_VISIBLE_DEVICES": device}
-    if not device:
+    if not device and "OMP_NUM_THREADS" not in os.environ:
         own["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // slots))
     return {**os.environ, **own}
 
