@@ -197,14 +197,20 @@ def test_the_check_says_what_is_wrong_with_definitions(call, capsys):
     assert capsys.readouterr().out.startswith(f"FAILED: {call.file}: dataset 'a': ")
 
 
-def test_the_constant_baseline_can_be_called(call, capsys):
-    call(constant_baseline.main, "--train", "train", "--test", "test", "--kappa", "2")
-    results = json.loads(capsys.readouterr().out)
+def test_the_constant_baseline_can_be_called(call, capsys, tmp_path):
+    kappas = ("--kappas", "2", "4", "--json", str(tmp_path / "labels.json"))
+    call(constant_baseline.main, "--train", "train", "--test", "test", "--kappa", "2", *kappas)
+    shown = capsys.readouterr().out
+    results = json.loads(shown[: shown.rindex("}") + 1])
     # Labels 0, 1 and 2 have 200 training pixels each: the first is predicted everywhere, and is
     # a quarter of the first picture, a third of the labelled rest of the second.
     assert results["sem_seg"]["mIoU"] == pytest.approx(100 * (200 / 700) / 4, abs=1e-3)
     # Of 4 and 3 labels, the two most frequent are found.
     assert results["labels"]["recall"] == pytest.approx(100 * (2 / 4 + 2 / 3) / 2, abs=1e-3)
+    two, four = json.loads((tmp_path / "labels.json").read_text())["rows"]
+    assert two["recall"] == pytest.approx(results["labels"]["recall"], abs=0.01)
+    assert two["coverage"] == pytest.approx(results["labels"]["coverage"], abs=0.01)
+    assert four == {"kappa": 4, "recall": 100, "coverage": 100}
 
 
 @pytest.mark.parametrize(

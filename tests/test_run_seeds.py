@@ -241,7 +241,11 @@ def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
     assert run_seeds.devices(1) == ["5", "GPU-7"]
     assert run_seeds.environment("GPU-7", 2)["CUDA_VISIBLE_DEVICES"] == "GPU-7"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert run_seeds.environment("", 10**6)["OMP_NUM_THREADS"] == "1"
+    # A second runner on the same machine needs the caller to share the cores out.
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert run_seeds.environment("", 1)["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_real_run(write, scenes, tmp_path, monkeypatch):

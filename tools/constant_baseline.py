@@ -1,10 +1,11 @@
 """Score the best constant prediction: what any model must beat.
 
     python tools/constant_baseline.py --train NAME --test NAME [--definitions FILE ...]
-        [--config-file FILE] [--kappa N]
+        [--config-file FILE] [--kappa N] [--kappas N ... --json FILE]
 
 Semantic: the label of most training pixels, everywhere. Panoptic: one segment of the stuff label
-of most training pixels. Labels: ranked by the number of training images that show them.
+of most training pixels. Labels: ranked by the number of training images that show them; --kappas
+tells how many of a picture's labels are among the κ first, for several κ.
 
 Shapes: K labels, κ selected labels; h, w image size.
 """
@@ -13,10 +14,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.data import Metadata, MetadataCatalog
+from tabulate import tabulate
 from tqdm import tqdm
 
 from rankseg_m2f.config import get_cfg
@@ -26,6 +29,7 @@ from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+from rankseg_m2f.files import replacing
 from rankseg_m2f.structures.predictions import SelectedScores
 
 
@@ -81,6 +85,30 @@ def constant_baseline(
     return results
 
 
+def recall_by_kappa(
+    train: GroundTruth, test: GroundTruth, kappas: Sequence[int]
+) -> list[dict[str, float]]:
+    """Recall and coverage, in percent, when every picture gets the κ labels most often trained on.
+
+    Returns:
+        {"kappa", "recall", "coverage"} for each κ; no coverage for datasets without maps.
+    """
+    images, _ = count_labels(train)
+    labels = {
+        "label_scores": torch.from_numpy(images / len(train.file_names)),
+        "label_ranking": torch.from_numpy(np.argsort(-images, kind="stable")),
+    }
+    evaluator = MultiLabelEvaluator(test.name, truth=test)
+    read = tqdm(test.file_names, desc=test.name)
+    arrays = evaluator.collect({name: evaluator.statistics(name, labels) for name in read})
+    rows = []
+    for kappa in kappas:
+        found = evaluator.summarise({**arrays, "ranking": arrays["ranking"][:, :kappa]})
+        shown = {key: round(found[key], 2) for key in ("recall", "coverage") if key in found}
+        rows.append({"kappa": kappa, **shown})
+    return rows
+
+
 def count_labels(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
     """Images that show each label, and pixels of it: (K,) int64 each."""
     images = np.zeros(truth.num_labels, dtype=np.int64)
@@ -117,8 +145,13 @@ def main() -> None:
     )
     parser.add_argument("--config-file", help="config whose datasets are registered")
     parser.add_argument("--kappa", type=int, help="labels selected (default: TOPK, else all)")
+    parser.add_argument(
+        "--kappas", type=int, nargs="+", help="recall and coverage for each of them"
+    )
+    parser.add_argument("--json", type=Path, help="where to write those")
+    arguments = parser.parse_args()
     try:
-        results = score(parser.parse_args())
+        results, rows = score(arguments)
     except (KeyError, ValueError, OSError, AssertionError) as error:
         # Python would put the text of a KeyError in quotes.
         message = error.args[0] if isinstance(error, KeyError) else error
@@ -129,10 +162,16 @@ def main() -> None:
         for task, metrics in results.items()
     }
     print(json.dumps(short, indent=2))
+    if rows:
+        print(tabulate(rows, headers="keys"))
+    if arguments.json:
+        found = {"train": arguments.train, "test": arguments.test, "rows": rows}
+        with replacing(arguments.json) as path:
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def score(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """`constant_baseline` of the datasets named on the command line."""
+def score(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, float]], list[dict]]:
+    """`constant_baseline` and `recall_by_kappa` of the datasets named on the command line."""
     # Only the command line needs datasets registered, and with them the whole engine.
     from rankseg_m2f.engine.config_files import find_config
     from rankseg_m2f.engine.main import register_datasets
@@ -142,13 +181,14 @@ def score(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
         cfg.merge_from_file(str(find_config(arguments.config_file)))
     cfg.DATASETS.DEFINITIONS = [*cfg.DATASETS.DEFINITIONS, *arguments.definitions]
     register_datasets(cfg)
-    return constant_baseline(
-        load_records([arguments.train]),
-        load_records([arguments.test]),
-        MetadataCatalog.get(arguments.test),
-        arguments.kappa or cfg.MODEL.RANKSEG.TOPK or None,
-        MetadataCatalog.get(arguments.train),
-    )
+    train, test = load_records([arguments.train]), load_records([arguments.test])
+    of_train, of_test = map(MetadataCatalog.get, (arguments.train, arguments.test))
+    kappa = arguments.kappa or cfg.MODEL.RANKSEG.TOPK or None
+    results = constant_baseline(train, test, of_test, kappa, of_train)
+    if not arguments.kappas:
+        return results, []
+    truths = GroundTruth(of_train.name, train, of_train), GroundTruth(of_test.name, test, of_test)
+    return results, recall_by_kappa(*truths, arguments.kappas)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from compare_runs import draw_differences, spread
 from evidence_results import Plan, Results
+from evidence_tables import label_recall, large_vocabulary, markdown
 from experiment import ROOT
 from figures import INK, new_figure, save_figure
 from plot_temperatures import Temperatures, plot_temperatures
@@ -73,6 +74,8 @@ class Document:
             "claims": self.claims,
             "difference": self.difference,
             "file": file_header,
+            "label_recall": label_recall,
+            "large_vocabulary": large_vocabulary,
             "picture": self.picture,
             "runs": self.runs,
             "table": self.table,
@@ -133,7 +136,7 @@ class Document:
         header.append(f"verdict in {_short(table['metrics'][0])}")
         if paper := table.get("paper"):
             header.append(f"the paper's differences: {' / '.join(paper)}")
-        return _markdown([header, *(self._row(table, *row) for row in table["rows"])])
+        return markdown([header, *(self._row(table, *row) for row in table["rows"])])
 
     def _row(self, table: dict, setting: str, name: str, *paper: float) -> list[str]:
         row = [name, f"{len(self._runs_of(setting))} of {len(self.plan.jobs[setting])}"]
@@ -154,7 +157,7 @@ class Document:
             seeds = len(found.values[0]) if found else 0
             shown = _difference(found) if found else ""
             rows.append([claim, source, _short(metric), str(seeds), shown, outcome(found)])
-        return _markdown(rows)
+        return markdown(rows)
 
     def runs(self) -> str:
         """How many runs there are, how long they took and on what."""
@@ -172,7 +175,7 @@ class Document:
                     ", ".join(sorted({_revision(run["revision"]) for run in runs})),
                 ]
             )
-        return _markdown(rows)
+        return markdown(rows)
 
     def _counts(self, experiment: str) -> Iterator[str]:
         """Planned seeds; how many of the planned runs there are, and of their evaluations."""
@@ -264,11 +267,6 @@ def _trains(run: dict) -> bool:
 
 def _revision(name: str | None) -> str:
     return f"{name[:10]}{'-dirty' * name.endswith('-dirty')}" if name else "unknown"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def _drawing(panels: dict[str, dict[str, Comparison]], baseline: str) -> Callable:
