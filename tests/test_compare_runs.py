@@ -20,9 +20,9 @@ LABELS = ["a", "b", "c", "d", "e"]
 METADATA = {"label_names": LABELS, "thing_dataset_id_to_contiguous_id": {1: 0, 2: 1}}
 
 
-def truth_of(images, name="toy"):
-    records = [{"file_name": f"{i:04d}", "sem_seg_file_name": ""} for i in range(images)]
-    return GroundTruth(name, records, METADATA)
+def truth_of(images, name="toy", root="/data/toy"):
+    records = [{"file_name": f"{root}/{i:04d}", "sem_seg_file_name": ""} for i in range(images)]
+    return GroundTruth(name, records, {**METADATA, "image_root": root})
 
 
 def rows(rng, fields, most=20):
@@ -209,11 +209,13 @@ def test_less_of_an_error_is_better():
     assert comparison.verdict(("new", "old")).startswith("new is better by ")
 
 
-def write_run(folder, shift, images=60, datasets=("toy",)):
+def write_run(folder, shift, images=60, datasets=("toy",), root="/data/toy"):
     """What an evaluation leaves: OUTPUT_DIR/inference/DATASET/per_image_*.npz."""
     for name in datasets:
         rng = np.random.default_rng(5)
-        evaluator = SemanticEvaluator(name, folder / "inference" / name, truth_of(images, name))
+        evaluator = SemanticEvaluator(
+            name, folder / "inference" / name, truth_of(images, name, root)
+        )
         for number, key in enumerate(evaluator.truth.file_names):
             hits = int(rng.integers(20, 60)) + shift
             evaluator._images[key] = {
@@ -244,6 +246,13 @@ def test_the_tool_writes_verdict_numbers_and_figure(tmp_path, capsys):
     assert "± 7.07" in shown and "over 2 and 2 runs" in shown
 
 
+def test_runs_of_machines_with_the_dataset_elsewhere_pair(tmp_path, capsys):
+    a = write_run(tmp_path / "a", 10)
+    b = write_run(tmp_path / "b", 0, root="/elsewhere/toy")
+    assert tool.main(["--a", a, "--b", b, "--resamples", "50"]) is None
+    assert "is better by 10.00 ± 0.00" in capsys.readouterr().out
+
+
 def test_mistakes_are_one_line(tmp_path):
     a = write_run(tmp_path / "a", 0)
     few = write_run(tmp_path / "few", 0, images=50)
@@ -256,7 +265,7 @@ def test_mistakes_are_one_line(tmp_path):
     broken.parent.mkdir()
     broken.write_bytes(b"PK\x03\x04 no zip")
     for sides, message in {
-        (a, few): "not of the same images: 50 and 60, of which 50 in common; 0050 is in one",
+        (a, few): "not of the same images: 50 and 60, of which 50 in common; toy/0050 is in one",
         (a, str(tmp_path / "empty")): "empty has no per_image_*.npz",
         (two, two): "choose one --dataset of semantic_other, semantic_toy",
         (a, str(old.parent)): "older version",

@@ -19,6 +19,8 @@ from rankseg_m2f.evaluation.errors import OUTCOMES, ErrorEvaluator, pixel_outcom
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 
 VIDEO_SEMANTIC = VIDEO.parent.parent / "semantic" / "demo-rankseg.yaml"
+# Temperatures of κ ranks alone; a scheduled κ has those of K.
+SELECTED = ("MODEL.RANKSEG.TRAIN_SELECTION", "official")
 
 
 def outcomes(truth, predicted, labels, selected=None):
@@ -146,7 +148,7 @@ def test_the_own_setting_is_what_an_evaluation_gives(scenes, tmp_path, monkeypat
 
 def test_settings_differ_as_configs_do(scenes, tmp_path, monkeypatch):
     """κ < κ of training is a config of that κ whose temperatures are the first ones."""
-    cfg, model = small_model(scenes, tmp_path, monkeypatch, DEMO)
+    cfg, model = small_model(scenes, tmp_path, monkeypatch, DEMO, *SELECTED)
     name = cfg.DATASETS.TEST[0]
     settings, _ = grid(model, [5], selection=[True], oracle=[False])
     found = sweep(cfg, model, name, settings)
@@ -154,7 +156,8 @@ def test_settings_differ_as_configs_do(scenes, tmp_path, monkeypatch):
     state = model.state_dict()
     for key in ("ml_norm.weight", "ml_norm.bias"):
         state[key] = torch.cat([state[key][:5], state[key][-1:]])
-    other_cfg, other = small_model(scenes, tmp_path, monkeypatch, DEMO, "MODEL.RANKSEG.TOPK", "5")
+    few = (*SELECTED, "MODEL.RANKSEG.TOPK", "5")
+    other_cfg, other = small_model(scenes, tmp_path, monkeypatch, DEMO, *few)
     other.load_state_dict(state)
     expected = evaluate(other_cfg, other)
     for task, metrics in expected.items():
@@ -205,9 +208,9 @@ def test_windows_are_refused(scenes, tmp_path, monkeypatch):
 
 def test_the_tool_writes_table_and_figure(scenes, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
-    cfg, model = small_model(scenes, tmp_path, monkeypatch, DEMO)
+    cfg, model = small_model(scenes, tmp_path, monkeypatch, DEMO, *SELECTED)
     torch.save({"model": model.state_dict()}, tmp_path / "w.pth")
-    words = ["--config-file", str(DEMO), "--kappas", "4,30", "--oracle", "off", *SMALL]
+    words = ["--config-file", str(DEMO), "--kappas", "4,30", "--oracle", "off", *SMALL, *SELECTED]
     words += ["OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(tmp_path / "w.pth")]
     assert tool.main(words) is None
     shown = capsys.readouterr().out

@@ -76,7 +76,7 @@ class GroundTruth:
 
     def unit_of(self, key: str) -> str:
         """What an image or clip is drawn with in a resample of independent ones: itself."""
-        return key
+        return self.portable_key(key)
 
     @property
     def num_labels(self) -> int:
