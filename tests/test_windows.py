@@ -92,6 +92,11 @@ def test_a_track_without_successor_ends_and_a_new_one_begins():
     ]
 
 
+def test_a_classifier_has_no_windows():
+    with pytest.raises(ValueError, match=r"need a segmentor .*, and ReLU is none"):
+        WindowedModel(torch.nn.ReLU(), 4, 2)
+
+
 def test_the_overlap_must_fit_the_window():
     model = load_case("video_vis_rankseg_k10").model()
     for overlap in (0, 4):

@@ -72,8 +72,16 @@ class WindowedModel(nn.Module):
         Args:
             window: W.
             overlap: O, in [1, W).
+
+        Raises:
+            ValueError: a model that segments nothing, or an overlap out of its range.
         """
         super().__init__()
+        if not isinstance(model, MaskFormer):
+            raise ValueError(
+                "windows of a video need a segmentor (MODEL.META_ARCHITECTURE), and "
+                f"{type(model).__name__} is none"
+            )
         if not 1 <= overlap < window:
             raise ValueError(
                 f"MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP={overlap} must be at least 1 and less than "
