@@ -20,6 +20,7 @@ from rankseg_m2f.modeling.inference import crop_and_resize, resize
 from rankseg_m2f.modeling.mask_former import MaskFormer
 from rankseg_m2f.modeling.ranking import label_results
 from rankseg_m2f.rankseg.selection import SelectedLabels
+from rankseg_m2f.structures.clip import Sizes
 from rankseg_m2f.structures.predictions import LabelMaps, QueryPrediction
 
 # Pairs kept as candidates per pair returned: an object weak in one window may win in the video.
@@ -112,7 +113,7 @@ class WindowedModel(nn.Module):
             clips, layers, logits = self.model.decode(inputs)
             (selection,) = self.model.selections(inputs, clips)
             selected = self.model.select(logits, selection)
-            sizes = (clips.padded_size, clips.sizes[0], clips.output_sizes[0])
+            sizes = clips.sizes_of(0)
             presence.append(logits)
             if options.semantic:
                 label_maps.append(self.labels(layers[-1], selected, sizes, seen))
@@ -132,20 +133,20 @@ class WindowedModel(nn.Module):
         return results
 
     def labels(
-        self, layer: QueryPrediction, selected: SelectedLabels, sizes: tuple, seen: int
+        self, layer: QueryPrediction, selected: SelectedLabels, sizes: Sizes, seen: int
     ) -> Tensor:
         """(W - seen, height, width) int16 labels of the new frames of one window, on the CPU."""
         scores = self.model.class_scores(layer, selected)
         # Scores, if MODEL.RANKSEG.FULL_SEM_SEG asks for them, would not fit for a whole video.
         labels = [
-            self.model.semantic_frame(scores[:, :-1], selected.ids, logits, sizes).argmax(0)
+            self.model.results.semantic_frame(scores[:, :-1], selected.ids, logits, sizes).argmax(0)
             for logits in layer.mask_logits[0, :, seen:].unbind(1)
         ]
         # All that grows with the video: two bytes a pixel.
         return torch.stack(labels).to(torch.int16).cpu()
 
     def candidates(
-        self, layer: QueryPrediction, selected: SelectedLabels, sizes: tuple, seen: int
+        self, layer: QueryPrediction, selected: SelectedLabels, sizes: Sizes, seen: int
     ) -> Window:
         """The objects of one window that may be among the best of the video."""
         scores = self.model.class_scores(layer, selected)
@@ -154,7 +155,9 @@ class WindowedModel(nn.Module):
         chosen = (best // (scores.shape[1] - 1)).unique()
         logits = layer.mask_logits[0, chosen]
         masks = [
-            (crop_and_resize(resize(frame.float(), sizes[0]), *sizes[1:]) > 0).cpu().numpy()
+            (crop_and_resize(resize(frame.float(), sizes.padded), sizes.resized, sizes.output) > 0)
+            .cpu()
+            .numpy()
             for frame in logits[:, seen:].unbind(1)
         ]
         return Window(

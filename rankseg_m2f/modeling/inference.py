@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from rankseg_m2f.structures.clip import Sizes
+
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of (C, h, w) float maps."""
@@ -127,7 +129,7 @@ def video_instances(
     class_scores: Tensor,
     label_ids: Tensor,
     mask_logits: Tensor,
-    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    sizes: Sizes,
     limit: int,
 ) -> dict:
     """The best (query, label) pairs of a clip, in the form of the official code.
@@ -138,24 +140,22 @@ def video_instances(
         class_scores: (Q, κ) probabilities without no-object.
         label_ids: (κ,) label id of each column.
         mask_logits: (Q, T, H/4, W/4).
-        sizes: (H, W), (h, w) before padding, and (height, width) of the output.
         limit: pairs to take, all of them if there are fewer.
 
     Returns:
         `image_size`, `pred_scores` (M floats, best first), `pred_labels` (M ids), `pred_masks`
         (M tensors (T, height, width) bool on the CPU).
     """
-    padded_size, size, output_size = sizes
     flat = class_scores.flatten()
     scores, best = flat.topk(min(limit, len(flat)))
     chosen = mask_logits[best // len(label_ids)]
     frames = [
-        crop_and_resize(resize(frame.float(), padded_size), size, output_size) > 0
+        crop_and_resize(resize(frame.float(), sizes.padded), sizes.resized, sizes.output) > 0
         for frame in chosen.unbind(1)
     ]
     masks = torch.stack([frame.cpu() for frame in frames], dim=1)
     return {
-        "image_size": output_size,
+        "image_size": sizes.output,
         "pred_scores": scores.tolist(),
         "pred_labels": label_ids[best % len(label_ids)].tolist(),
         "pred_masks": list(masks),

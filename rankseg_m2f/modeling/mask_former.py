@@ -6,14 +6,13 @@ Shapes: B clips, T frames, Q queries, K labels, κ selected labels; H, W padded 
 import logging
 from dataclasses import replace
 
-import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor, nn
 
 # Imported for their registration under the names configs use.
-from rankseg_m2f.modeling import inference, query_head  # noqa: F401
+from rankseg_m2f.modeling import query_head  # noqa: F401
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
 from rankseg_m2f.modeling.clip_model import ClipModel
 from rankseg_m2f.modeling.criterion import SetCriterion
@@ -25,6 +24,7 @@ from rankseg_m2f.modeling.options import (
     rankseg_parts,
 )
 from rankseg_m2f.modeling.ranking import label_results, mask_absent, ranked_targets
+from rankseg_m2f.modeling.results import ResultMaker
 from rankseg_m2f.rankseg.head import LabelHead
 from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.loss import asymmetric_loss
@@ -32,12 +32,7 @@ from rankseg_m2f.rankseg.presence import presence_of_labels
 from rankseg_m2f.rankseg.selection import SelectedLabels, Selection, select, unranked
 from rankseg_m2f.rankseg.temperature import RankTemperature
 from rankseg_m2f.structures.clip import ClipBatch
-from rankseg_m2f.structures.predictions import (
-    ClipTargets,
-    LabelMaps,
-    QueryPrediction,
-    SelectedScores,
-)
+from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +101,8 @@ class MaskFormer(ClipModel):
             Training: weighted losses. Evaluation: per image, as configured,
             `sem_seg` (K, height, width) float, or `SelectedScores` when κ < K;
             `panoptic_seg`, see `inference.panoptic`; `instances`, see `inference.instances`.
-            Per video clip `sem_seg`, see `infer_clip`, and what `inference.video_instances` gives.
+            Per video clip `sem_seg`, see `ResultMaker.of_clip`, and what
+            `inference.video_instances` gives.
             With RankSeg also `label_scores` (K,) float presence probabilities, and
             `label_ranking` int64 ids of the labels selected, κ or fewer, most probable first.
         """
@@ -192,6 +188,11 @@ class MaskFormer(ClipModel):
             layer = self.ranked(layer, selected.ranked.with_void())
         return selected.close(layer.class_logits[0]).float().softmax(-1)
 
+    @property
+    def results(self) -> ResultMaker:
+        """Makes results of scores and masks, as configured."""
+        return ResultMaker(self.options, self.num_labels, self.rank_options.full_sem_seg)
+
     def losses(
         self,
         layers: list[QueryPrediction],
@@ -221,129 +222,17 @@ class MaskFormer(ClipModel):
             found = None if presence is None else presence[i : i + 1]
             selected = self.select(found, selection)
             scores = self.class_scores(layer[i], selected)
-            sizes = (clips.padded_size, clips.sizes[i], clips.output_sizes[i])
+            sizes = clips.sizes_of(i)
             masks = layer.mask_logits[i]
             if clips.is_video:
-                result = retry_if_cuda_oom(self.infer_clip)(scores, selected.ids, masks, sizes)
+                make, args = self.results.of_clip, (scores, selected.ids, masks, sizes)
             else:
-                result = retry_if_cuda_oom(self.infer_image)(
-                    scores, selected.ids, masks[:, 0], sizes
-                )
+                make, args = self.results.of_image, (scores, selected.ids, masks[:, 0], sizes)
+            result = retry_if_cuda_oom(make)(*args)
             if presence is not None:
                 result |= label_results(presence[i], selected)
             results.append(result)
         return results
-
-    def infer_image(
-        self,
-        class_scores: Tensor,
-        label_ids: Tensor,
-        mask_logits: Tensor,
-        sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-    ) -> dict:
-        """Results of one image.
-
-        Args:
-            class_scores: (Q, κ + 1) probabilities, no-object last.
-            label_ids: (κ,) label id of each column.
-            mask_logits: (Q, H/4, W/4).
-            sizes: (H, W), (h, w) before padding, and (height, width) of the output.
-        """
-        options = self.options
-        padded_size, size, output_size = sizes
-        mask_logits = inference.resize(mask_logits.float(), padded_size)
-        label_scores = class_scores[:, :-1]
-        results = {}
-        if options.masks_first:
-            mask_logits = inference.crop_and_resize(mask_logits, size, output_size)
-            size = output_size
-        if options.semantic:
-            selected = self.sized_semantic(label_scores, label_ids, mask_logits, size, output_size)
-            complete = len(selected.ids) == self.num_labels
-            results["sem_seg"] = selected.scores if complete else selected
-        if options.panoptic:
-            results["panoptic_seg"] = inference.panoptic(
-                class_scores,
-                label_ids,
-                mask_logits,
-                options.thing_ids,
-                options.object_threshold,
-                options.overlap_threshold,
-            )
-        if options.instance:
-            things = options.thing_ids if options.panoptic else None
-            results["instances"] = inference.instances(
-                label_scores, label_ids, mask_logits, options.max_instances, things
-            )
-        return results
-
-    def infer_clip(
-        self,
-        class_scores: Tensor,
-        label_ids: Tensor,
-        mask_logits: Tensor,
-        sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-    ) -> dict:
-        """Results of one clip; as `infer_image` with (Q, T, H/4, W/4) mask logits.
-
-        Semantic scores are made frame by frame and only their arg-max is kept, unless
-        MODEL.RANKSEG.FULL_SEM_SEG asks for them.
-        """
-        options = self.options
-        results = {}
-        if options.semantic:
-            frames = (
-                self.semantic_frame(class_scores[:, :-1], label_ids, logits, sizes)
-                for logits in mask_logits.unbind(1)
-            )
-            if self.rank_options.full_sem_seg:
-                results["sem_seg"] = torch.stack([frame.scores for frame in frames], dim=1)
-            else:
-                results["sem_seg"] = LabelMaps(torch.stack([frame.argmax(0) for frame in frames]))
-        if options.instance:
-            results |= inference.video_instances(
-                class_scores[:, :-1], label_ids, mask_logits, sizes, options.max_instances
-            )
-        return results
-
-    def semantic_frame(
-        self,
-        label_scores: Tensor,
-        label_ids: Tensor,
-        mask_logits: Tensor,
-        sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-    ) -> SelectedScores:
-        """Scores of a frame at output size from (Q, H/4, W/4) mask logits."""
-        mask_logits = inference.resize(mask_logits.float(), sizes[0])
-        return self.sized_semantic(label_scores, label_ids, mask_logits, *sizes[1:])
-
-    def sized_semantic(
-        self,
-        label_scores: Tensor,
-        label_ids: Tensor,
-        mask_logits: Tensor,
-        size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> SelectedScores:
-        """Semantic scores at output size from (Q, H, W) mask logits."""
-        if self.options.masks_first:
-            mask_logits = inference.crop_and_resize(mask_logits, size, output_size)
-            return self.semantic(label_scores, label_ids, mask_logits)
-        selected = self.semantic(label_scores, label_ids, mask_logits)
-        return replace(
-            selected, scores=inference.crop_and_resize(selected.scores, size, output_size)
-        )
-
-    def semantic(
-        self, label_scores: Tensor, label_ids: Tensor, mask_logits: Tensor
-    ) -> SelectedScores:
-        """Semantic scores of the selected labels, or of all K in label order when wanted."""
-        if len(label_ids) == self.num_labels or self.rank_options.full_sem_seg:
-            # Spread over labels while still (Q, κ): the map itself is made once, in label order.
-            spread = label_scores.new_zeros(len(label_scores), self.num_labels)
-            label_scores = spread.index_copy(1, label_ids, label_scores)
-            label_ids = torch.arange(self.num_labels, device=label_ids.device)
-        return SelectedScores(label_ids, inference.semantic_scores(label_scores, mask_logits))
 
 
 META_ARCH_REGISTRY._do_register("VideoMaskFormer", MaskFormer)

@@ -5,6 +5,7 @@ Shapes: B clips, T frames, N objects, H, W padded input.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,20 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from rankseg_m2f.structures.predictions import ClipTargets
+
+
+class Sizes(NamedTuple):
+    """Of one image, or of each frame of a clip.
+
+    Attributes:
+        padded: (H, W) of the batch.
+        resized: (h, w) before padding.
+        output: (height, width) of results.
+    """
+
+    padded: tuple[int, int]
+    resized: tuple[int, int]
+    output: tuple[int, int]
 
 
 @dataclass
@@ -85,10 +100,9 @@ class ClipBatch:
         scores = [x.get("label_scores") for x in inputs]
         return cls(frames, lengths.pop(), sizes, output_sizes, instances, is_video, scores)
 
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return tuple(self.frames.shape[-2:])
+    def sizes_of(self, clip: int) -> Sizes:
+        """Those of clip number `clip`."""
+        return Sizes(tuple(self.frames.shape[-2:]), self.sizes[clip], self.output_sizes[clip])
 
     def presence(self, num_labels: int) -> Tensor:
         """(B, K) presence logits of the `label_scores` that came with the inputs.
