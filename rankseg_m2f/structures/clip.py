@@ -100,9 +100,14 @@ class ClipBatch:
         scores = [x.get("label_scores") for x in inputs]
         return cls(frames, lengths.pop(), sizes, output_sizes, instances, is_video, scores)
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return tuple(self.frames.shape[-2:])
+
     def sizes_of(self, clip: int) -> Sizes:
         """Those of clip number `clip`."""
-        return Sizes(tuple(self.frames.shape[-2:]), self.sizes[clip], self.output_sizes[clip])
+        return Sizes(self.padded_size, self.sizes[clip], self.output_sizes[clip])
 
     def presence(self, num_labels: int) -> Tensor:
         """(B, K) presence logits of the `label_scores` that came with the inputs.
