@@ -248,6 +248,8 @@ def test_the_committed_document_is_up_to_date():
 
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
+# They make weights that others start from, and compare nothing.
+PREPARATIONS = ("pretraining", "scenes_150_random")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -259,7 +261,8 @@ def test_experiments_can_be_run(path):
             cfg = load_config(str(job.config), [*job.overrides, "MODEL.DEVICE", "meta"])
             with torch.device("meta"):
                 assert build_model(cfg).training
-    assert experiment.name == path.stem and len(experiment.seeds) >= 3
+    assert experiment.name == path.stem
+    assert experiment.name in PREPARATIONS or len(experiment.seeds) >= 3
     assert f"benchmarks/experiments/{path.name}" in path.read_text()
 
 
