@@ -166,7 +166,7 @@ def test_builds_without_weights(name, monkeypatch):
     assert ("-rankseg" in name or "/labels/" in name) == node.FLAG
     assert (segments and model.rank_options.oracle_train) == ("-oracle" in name)
     assert node.TOPK <= cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    selects = 0 < node.TOPK < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    selects = 0 < node.TOPK < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES and not node.SCORES
     assert selects == (node.TRAIN_SELECTION == "schedule")
 
 

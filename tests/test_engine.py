@@ -28,7 +28,13 @@ from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
-from rankseg_m2f.engine.optimizer import RULES, build_optimizer, max_gradient_norm, parameter_groups
+from rankseg_m2f.engine.optimizer import (
+    RULES,
+    build_optimizer,
+    load_optimizer_state,
+    max_gradient_norm,
+    parameter_groups,
+)
 from rankseg_m2f.engine.trainer import Trainer, seed_step
 from rankseg_m2f.engine.weights_file import write_weights
 from rankseg_m2f.images import read_image
@@ -167,6 +173,29 @@ def test_optimizers_and_clipping():
     assert max_gradient_norm(cfg) is None
 
 
+def test_an_optimizer_resumes_with_kernels_of_its_own():
+    weight = nn.Parameter(torch.ones(5))
+    earlier = torch.optim.AdamW([weight], 0.1)
+    weight.sum().backward()
+    earlier.step()
+    fused = torch.optim.AdamW([weight], 0.1, fused=True)
+    load_optimizer_state(fused, earlier.state_dict())
+    assert fused.param_groups[0]["fused"] and torch.equal(
+        fused.state[weight]["exp_avg"], earlier.state[weight]["exp_avg"]
+    )
+    # With a scaler, which leaves unscaling to fused kernels.
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(weight.sum()).backward()
+    before = weight.detach().clone()
+    scaler.step(fused)
+    assert (weight < before).all()
+    # Of other shapes PyTorch says nothing, and kernels would write past the end.
+    for others in ([torch.ones(7)], [torch.ones(5)] * 2):
+        other = torch.optim.AdamW([nn.Parameter(x) for x in others], 0.1, fused=True)
+        with pytest.raises(ValueError, match=r"other shapes.*TRAIN_SELECTION.*without --resume"):
+            load_optimizer_state(other, earlier.state_dict())
+
+
 def test_steps_and_processes_draw_different_numbers():
     drawn = set()
     for seed in (0, 1):
@@ -208,6 +237,20 @@ def test_accumulation_averages_and_clipping_limits(scenes, tmp_path, monkeypatch
         assert storage.latest()["total_loss"][0] == pytest.approx(0.3)
         trainer.run_step()
         assert model.weight.item() == pytest.approx(1 - 0.3 - 1.0)
+
+
+def test_an_optimizer_that_clips_meets_unscaled_gradients(scenes, tmp_path, monkeypatch):
+    clips = ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0")
+    cfg = small_config(scenes, tmp_path, monkeypatch, *clips)
+    model = OneWeight()
+    trainer = stubbed(cfg, model, [0.2, 30.0])
+    trainer.optimizer = build_optimizer(cfg, model)
+    trainer.scaler = torch.amp.GradScaler("cpu")
+    with EventStorage():
+        trainer.run_step()
+        assert model.weight.grad.item() == pytest.approx(0.2)
+        trainer.run_step()
+        assert model.weight.grad.item() == pytest.approx(1)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(scenes, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ TABLES = {
         }
     },
     "claims": [
-        ["good helps", "Table 1", "toy/good", "toy/plain", METRIC],
+        ["good helps", "Table 1", "toy/good", "toy/plain", [METRIC]],
         ["bad helps", "Table 1", "toy/bad", "toy/plain", METRIC],
         ["nothing helps", "ours", "toy/same", "toy/plain", METRIC],
         ["late helps good", "ours", "more/late", "toy/good", METRIC],
@@ -96,6 +96,8 @@ def run(plan, root, setting, seed):
     if job.setting == "good":
         state = {"ml_norm.weight": torch.tensor([3.0, 2.0, 2.5, 1.0, 9.0])}
         torch.save({"model": state}, folder / "model_final.pth")
+        # Of four ranks, the last was left behind by a κ that shrank.
+        (folder / "config.yaml").write_text("MODEL: {RANKSEG: {TOPK: 3}}")
     return folder
 
 
@@ -129,7 +131,7 @@ def test_a_planted_difference_is_collected(plan, runs):
     assert METRIC in good["metrics"] and not {"sem_seg/IoU-sky", "sem_seg/nothing"} & set(
         good["metrics"]
     )
-    assert good["temperature"] == {"form": "rank", "weight": [3.0, 2.0, 2.5, 1.0, 9.0]}
+    assert good["temperature"] == {"form": "rank", "weight": [3.0, 2.0, 2.5, 9.0]}
     compared = {(c["a"], c["b"]): c for c in content["comparisons"]}
     assert {pair: c["seeds"] for pair, c in compared.items()} == {
         ("toy/good", "toy/plain"): [1, 2],
@@ -137,7 +139,7 @@ def test_a_planted_difference_is_collected(plan, runs):
         ("toy/same", "toy/plain"): [1],
     }
     (metric,) = (m for m in compared["toy/good", "toy/plain"]["metrics"] if m["metric"] == METRIC)
-    assert metric["difference"] == 10 and metric["interval"][0] > 7
+    assert metric["difference"] == 10 and metric["interval"][0] > 5
 
 
 def test_new_runs_are_merged_and_old_ones_stay(plan, runs):
@@ -210,7 +212,7 @@ def test_the_document_says_what_is_there_and_what_is_not(plan, runs):
     assert rows["more"][2] == "0 of 2"
     assert "![toy](evidence/toy.png) *The picture `more` needs runs" in "\n".join(lines)
     assert f"mean {mean}, not run yet" in lines and difference in lines
-    falling = "from 3.00 at rank 1 to 1.00 at rank 4, falling at 67 % of the steps"
+    falling = "from 3.00 at rank 1 to 2.50 at rank 3, falling at 50 % of the steps"
     assert lines[-1] == f"{falling} (means over 2 seeds)"
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from golden import losses
 
+from rankseg_m2f.layers import points as points_module
 from rankseg_m2f.layers.points import sample_masks, sample_points, uncertain_points
 from rankseg_m2f.modeling.criterion import SetCriterion, dice_loss, mask_cross_entropy
 from rankseg_m2f.modeling.mask_former import ranked_targets
@@ -84,11 +85,22 @@ def test_uncertain_points(monkeypatch):
     close(sample_points(logits, golden["uncertain.coords"]), golden["uncertain.sampled"])
 
 
-def test_masks_are_sampled_as_floats_would_be():
+def test_masks_are_sampled_as_floats_would_be(monkeypatch):
     masks = torch.rand(5, 3, 17, 23) < 0.4
     # Beyond the border too, where the official sampling reads zeros.
     points = torch.rand(5, 500, 2) * 1.2 - 0.1
-    close(sample_masks(masks, points), sample_points(masks.float(), points), absolute=2e-6)
+    expected = sample_points(masks.float(), points)
+    close(sample_masks(masks, points), expected, absolute=2e-6)
+    # A float copy of one mask at a time, of two, of all.
+    for chunk in (1, 2 * masks[0].numel(), 2**20):
+        monkeypatch.setattr(points_module, "_CHUNK", chunk)
+        close(sample_masks(masks, points), expected, absolute=2e-6)
+        shared = points[:1]
+        wanted = sample_points(masks.float(), shared.expand(5, -1, -1))
+        close(sample_masks(masks, shared), wanted, absolute=2e-6)
+        close(sample_masks(masks[:1], shared), wanted[:1], absolute=2e-6)
+    assert sample_masks(masks[:0], points[:1]).shape == (0, 3, 500)
+    assert sample_points(masks[:0].float(), points[:0]).shape == (0, 3, 500)
 
 
 def run_criterion(case: str, kappa: int | None, monkeypatch):

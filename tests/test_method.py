@@ -277,7 +277,8 @@ def test_each_ablation_is_one_override(name, caplog):
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
     with torch.device("meta"), caplog.at_level(logging.WARNING):
         model = build_model(cfg)
-    assert not caplog.records  # no keys that do not fit each other
+    # Keys that do not fit each other; labels without a loss are that row's subject.
+    assert bool(caplog.records) == (name == "train-selection-official")
     assert (model.ml_head is not None) == cfg.MODEL.RANKSEG.FLAG
 
 

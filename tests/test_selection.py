@@ -138,6 +138,9 @@ def test_labels_without_ranks_keep_their_order():
 
 
 def test_kappa_shrinks_between_the_ends_of_its_schedule():
+    with pytest.raises(ValueError, match=r"set `model\.progress`"):
+        training_kappa("schedule", 3, K, None)
+    assert training_kappa("schedule", K, K, None) == training_kappa("all", 3, K, None) == K
     assert training_kappa("official", 3, K, 0.0) == training_kappa("keep_present", 3, K, 1.0) == 3
     assert training_kappa("all", 3, K, 1.0) == K
     found = [training_kappa("schedule", 3, K, p / 100, (0.2, 0.8)) for p in range(101)]

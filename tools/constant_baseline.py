@@ -150,6 +150,8 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="where to write those")
     arguments = parser.parse_args()
+    if arguments.json and not arguments.kappas:
+        parser.error("--json is for the table of --kappas")
     try:
         results, rows = score(arguments)
     except (KeyError, ValueError, OSError, AssertionError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from compare_runs import draw_differences, spread
 from evidence_results import Plan, Results
-from evidence_tables import label_recall, large_vocabulary, markdown
+from evidence_tables import first_attempt, label_recall, large_vocabulary, markdown
 from experiment import ROOT
 from figures import INK, new_figure, save_figure
 from plot_temperatures import Temperatures, plot_temperatures
@@ -74,6 +74,7 @@ class Document:
             "claims": self.claims,
             "difference": self.difference,
             "file": file_header,
+            "first_attempt": first_attempt,
             "label_recall": label_recall,
             "large_vocabulary": large_vocabulary,
             "picture": self.picture,
@@ -152,11 +153,15 @@ class Document:
     def claims(self) -> str:
         """What the paper and we say, and whether it is so here."""
         rows = [["claim", "source", "metric", "seeds", "difference", "here"]]
+        last = None
         for claim, source, better, than, metric in self.plan.claims:
             found = self._comparison(better, than, metric)
             seeds = len(found.values[0]) if found else 0
             shown = _difference(found) if found else ""
-            rows.append([claim, source, _short(metric), str(seeds), shown, outcome(found)])
+            # Once for all metrics it is judged in.
+            said = [claim, source] if claim != last else ["", ""]
+            rows.append([*said, _short(metric), str(seeds), shown, outcome(found)])
+            last = claim
         return markdown(rows)
 
     def runs(self) -> str:
@@ -209,7 +214,11 @@ class Document:
     def _differences(self, experiment: str, metric: str) -> dict[str, Comparison]:
         """Those of the experiment's settings to the baseline."""
         baseline = self.plan.experiments[experiment]["baseline"]
-        own = [s for s in self.plan.jobs if s.partition("/")[0] == experiment]
+        own = [
+            setting
+            for setting in self.plan.jobs
+            if setting.partition("/")[0] == experiment and self.plan.baselines[setting] == baseline
+        ]
         found = {s.partition("/")[2]: self._comparison(s, baseline, metric) for s in own}
         return {name: comparison for name, comparison in found.items() if comparison}
 

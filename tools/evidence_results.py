@@ -52,6 +52,12 @@ class Plan:
         named = [part["baseline"] for part in shown]
         named += [row[0] for part in shown for row in part.get("rows", [])]
         named += [name for claim in plan.claims for name in claim[2:4]]
+        # A claim may be judged in several metrics.
+        plan.claims = [
+            [*claim, metric]
+            for *claim, metrics in plan.claims
+            for metric in ([metrics] if isinstance(metrics, str) else metrics)
+        ]
         if unknown := {*named, *plan.temperatures} - plan.jobs.keys():
             raise ValueError(f"{path}: {min(unknown)} is no setting of any experiment in {files}")
         return plan
@@ -66,10 +72,17 @@ class Plan:
                 found.setdefault(f"{name}/{job.setting}", []).append(job)
         return found
 
+    @cached_property
+    def baselines(self) -> dict[str, str]:
+        """What each setting is compared with: its table's baseline, else its experiment's."""
+        found = {s: self.experiments[s.partition("/")[0]]["baseline"] for s in self.jobs}
+        for table in self.tables.values():
+            found |= {row[0]: table["baseline"] for row in table["rows"]}
+        return found
+
     def pairs(self, experiment: str) -> Iterable[tuple[str, str]]:
-        """Settings to compare: each with the baseline, and those of claims; first ones are its."""
-        baseline = self.experiments[experiment]["baseline"]
-        pairs = [(setting, baseline) for setting in self.jobs if setting != baseline]
+        """Settings to compare: each with its baseline, and those of claims; first ones are its."""
+        pairs = [pair for pair in self.baselines.items() if pair[0] != pair[1]]
         pairs += [(claim[2], claim[3]) for claim in self.claims]
         return [p for p in dict.fromkeys(pairs) if p[0].partition("/")[0] == experiment]
 
@@ -195,7 +208,11 @@ def _summary(job: Job, with_temperature: bool) -> dict:
     weights = job.folder / "model_final.pth"
     if with_temperature and weights.is_file():
         learned = plot_temperatures.read(weights)
-        summary["temperature"] = {"form": learned.form, "weight": learned.weight.tolist()}
+        config = yaml.safe_load((job.folder / "config.yaml").read_text(encoding="utf-8"))
+        # Where κ shrank from K, later ranks have temperatures too, soon no longer trained.
+        kept = learned.weight[:-1][: config["MODEL"]["RANKSEG"]["TOPK"]].tolist()
+        weight = [*kept, learned.weight[-1].item()]
+        summary["temperature"] = {"form": learned.form, "weight": weight}
     return summary
 
 

@@ -12,6 +12,13 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
+def first_attempt(path: str) -> str:
+    """From a list of settings with what they gave."""
+    rows = _read(path)["rows"]
+    shown = ([r["setting"], f"{r['PQ']:.1f}", f"{r['mIoU']:.1f}"] for r in rows)
+    return markdown([["setting, seed 1", "PQ", "mIoU"], *shown])
+
+
 def label_recall(path: str) -> str:
     """From a file of tools/constant_baseline.py --json."""
     rows = _read(path)["rows"]

@@ -62,7 +62,8 @@ def export(
         folder: written whole or not at all; must not exist.
         labels: K names; none: numbers.
         without_ranking: leave RankSeg's parts out, which theirs has no place for; what remains is
-            the plain segmentor they were trained with.
+            the segmentor they were trained with. Where κ < K it never learned to tell a picture's
+            labels from those that ranked lower.
 
     Returns:
         The parameters left out.

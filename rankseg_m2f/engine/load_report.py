@@ -24,6 +24,10 @@ _LABEL_HEAD = re.compile(r"sem_seg_head\.predictor\.class_embed\..+|ml_head\..+|
 _LINEAR = "sem_seg_head.predictor.class_embed.bias"
 # Buffers the model computes itself.
 _COMPUTED = re.compile(r"criterion\.empty_weight|.+\.relative_position_index")
+_TEMPERATURES = (
+    "there is a temperature for each of the K labels with MODEL.RANKSEG.TRAIN_SELECTION schedule "
+    "or all, for each of TOPK with official or keep_present"
+)
 # Least share of a module's numbers an evaluation needs from the file.
 _COVERAGE = 0.99
 _NAMES_SHOWN = 8
@@ -88,6 +92,8 @@ class LoadReport:
         other = {n: s for n, s in self.mismatched.items() if not _COMPUTED.fullmatch(n)}
         if other:
             found.append(f"other shapes: {_some(_shapes(other))}")
+        if any(name.startswith("ml_norm.") for name in other):
+            found.append(_TEMPERATURES)
         if _LINEAR in self.unexpected:
             found.append("the class head is linear in the file and cosine in the model")
         if absent := [name for name in self.missing if _NEEDED.fullmatch(name)]:
@@ -200,6 +206,8 @@ def _note_heads(report: LoadReport) -> None:
             "The class head is linear in the file and cosine here: see "
             "MODEL.SEM_SEG_HEAD.USE_LAYERNORM."
         )
+    if any(name.startswith("ml_norm.") for name in report.mismatched):
+        report.notes.append(_TEMPERATURES)
     if other := [name for name in report.mismatched if _LABEL_HEAD.fullmatch(name)]:
         report.notes.append(
             f"The file is for other labels or another head: {_some(other)} stay at initialisation."

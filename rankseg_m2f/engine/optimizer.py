@@ -94,6 +94,37 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Restore `state`, what `optimizer.state_dict` of an earlier run returned.
+
+    Whether kernels are fused is a matter of this version and not of the checkpoint.
+
+    Raises:
+        ValueError: it is of other parameters. PyTorch does not look, and fused kernels would write
+            past the end of what is too small.
+    """
+    saved, own = state["param_groups"], optimizer.param_groups
+    fits = [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]
+    if fits:
+        for there, group in zip(saved, own, strict=True):
+            for number, parameter in zip(there["params"], group["params"], strict=True):
+                kept = state["state"].get(number, {}).values()
+                shapes = [v.shape for v in kept if torch.is_tensor(v) and v.ndim]
+                fits &= all(shape == parameter.shape for shape in shapes)
+    if not fits:
+        raise ValueError(
+            "the checkpoint's optimizer is of a model with other shapes, such as another κ or K: "
+            "resume with the config it was trained with (MODEL.SEM_SEG_HEAD.NUM_CLASSES, "
+            "MODEL.RANKSEG.TOPK, TRAIN_SELECTION, ...), or start from its weights with "
+            "MODEL.WEIGHTS and without --resume"
+        )
+    groups = [
+        {**there, "fused": group["fused"]} if "fused" in group else there
+        for there, group in zip(saved, own, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 def max_gradient_norm(cfg: CfgNode) -> float | None:
     """Norm to which the gradient of the whole model is clipped; None: it is not."""
     node = cfg.SOLVER.CLIP_GRADIENTS

@@ -21,7 +21,11 @@ from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.metadata import label_names
-from rankseg_m2f.engine.optimizer import build_optimizer, max_gradient_norm
+from rankseg_m2f.engine.optimizer import (
+    build_optimizer,
+    load_optimizer_state,
+    max_gradient_norm,
+)
 
 logger = logging.getLogger(__name__)
 _AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -157,8 +161,9 @@ class Trainer(TrainerBase):
                 totals[name] = totals.get(name, 0) + loss / self.steps
         # Raises if a loss is not finite, before the weights are touched.
         SimpleTrainer.write_metrics(totals, data_time, self.iter)
+        # Also for an optimizer that clips in its own step: a fused one unscales after that.
+        self.scaler.unscale_(self.optimizer)
         if self.max_norm is not None:
-            self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(
                 self.model.parameters(),
                 self.max_norm,
@@ -215,7 +220,7 @@ class Trainer(TrainerBase):
             )
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        load_optimizer_state(self.optimizer, state_dict["optimizer"])
         self.scaler.load_state_dict(state_dict["scaler"])
         self.loaded = True
 

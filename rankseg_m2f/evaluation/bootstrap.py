@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
@@ -113,7 +114,7 @@ class Comparison:
         metric: its name as "task/metric".
         values: of the runs of each side, in percent.
         difference: mean of the first side minus that of the second.
-        error: standard deviation of the difference over resamples.
+        error: standard deviation of the difference over resamples, widened as in `compare`.
         interval: that 95 % of the resampled differences are in.
     """
 
@@ -155,8 +156,9 @@ def compare(
     """Compare the runs of two sides, all of one kind and dataset, in every metric.
 
     Each resample draws U units with replacement, the same for all runs. With several runs on a
-    side, it also draws as many runs of it, and the deviations are widened by sqrt(S / (S - 1)),
-    which few runs would else make too small: the interval then holds for other seeds too.
+    side, it also draws as many runs of it, independently of the other side, so the interval holds
+    for other seeds too. Of few runs such draws deviate too little: they are widened by
+    sqrt(S / (S - 1)), and by what Student's t is wider than the normal distribution.
 
     Args:
         resamples: R.
@@ -170,11 +172,14 @@ def compare(
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples)
     values, drawn = [], []
+    tails = _tails(sum(len(side) - 1 for side in (first, second)))
     for side in (first, second):
         values.append([run.metrics() for run in side])
         judged = [run.resampled(counts) for run in side]
         runs = rng.integers(len(side), size=(resamples, len(side)))
-        drawn.append({k: _mean_of_runs(np.stack([j[k] for j in judged]), runs) for k in judged[0]})
+        drawn.append(
+            {k: _mean_of_runs(np.stack([j[k] for j in judged]), runs, tails) for k in judged[0]}
+        )
     found = []
     for metric in values[0][0]:
         ours, theirs = ([run[metric] for run in side] for side in values)
@@ -194,13 +199,21 @@ def compare(
     return found
 
 
-def _mean_of_runs(metric: np.ndarray, runs: np.ndarray) -> np.ndarray:
+def _tails(freedom: int) -> float:
+    """How much wider than the normal one Student's distribution is at the interval's ends."""
+    if freedom < 1:
+        return 1.0
+    end = _COVERED[1] / 100
+    return stats.t.ppf(end, freedom) / stats.norm.ppf(end)
+
+
+def _mean_of_runs(metric: np.ndarray, runs: np.ndarray, tails: float) -> np.ndarray:
     """(R,) means of a side from (S, R) values and (R, S) numbers of the runs drawn."""
     mean = metric.mean(0)
     if len(metric) == 1:
         return mean
     drawn = np.take_along_axis(metric, runs.T, axis=0).mean(0)
-    return mean + (drawn - mean) * np.sqrt(len(metric) / (len(metric) - 1))
+    return mean + (drawn - mean) * tails * np.sqrt(len(metric) / (len(metric) - 1))
 
 
 def _check_alike(runs: Sequence[SavedStatistics]) -> None:

@@ -75,7 +75,7 @@ class GroundTruth:
         return record["file_name"]
 
     def unit_of(self, key: str) -> str:
-        """What an image or clip is drawn with in a resample of independent ones: itself."""
+        """What an image or clip is drawn with in a resample of independent ones: its own key."""
         return self.portable_key(key)
 
     @property

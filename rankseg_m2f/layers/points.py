@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Pixels of masks that are floats at a time.
-_CHUNK = 2**22
+# Pixels of masks that are floats at a time: 64 MB.
+_CHUNK = 2**24
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
         return F.grid_sample(maps, grid, align_corners=False).squeeze(3)
     # As channels of one map: where a point lies is computed once.
     values = F.grid_sample(maps.flatten(0, 1)[None], grid, align_corners=False)
-    return values.view(*maps.shape[:2], -1)
+    return values.view(*maps.shape[:2], points.shape[1])
 
 
 def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
@@ -45,11 +45,10 @@ def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
     """
     if not len(masks):
         return points.new_zeros(*masks.shape[:2], points.shape[1], dtype=torch.float32)
-    size = max(1, _CHUNK // masks[0].numel())
-    sets = repeat(points) if len(points) == 1 else points.split(size)
-    return torch.cat(
-        [sample_points(part.float(), p) for part, p in zip(masks.split(size), sets, strict=False)]
-    )
+    parts = masks.split(max(1, _CHUNK // masks[0].numel()))
+    shared = len(points) == 1 < len(masks)
+    sets = repeat(points, len(parts)) if shared else points.split(len(parts[0]))
+    return torch.cat([sample_points(m.float(), p) for m, p in zip(parts, sets, strict=True)])
 
 
 def uncertain_points(

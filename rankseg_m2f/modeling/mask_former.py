@@ -43,7 +43,7 @@ class MaskFormer(ClipModel):
 
     Attributes:
         progress: share of training done, in [0, 1]. Who trains sets it before each step, since a
-            scheduled κ (TRAIN_SELECTION) follows it; it is no state of the model.
+            scheduled κ (TRAIN_SELECTION) follows it; None until then. It is no state of the model.
     """
 
     @configurable
@@ -75,7 +75,7 @@ class MaskFormer(ClipModel):
         self.ml_norm = ml_norm
         self.options = inference_options
         self.rank_options = rank_options
-        self.progress = 0.0
+        self.progress: float | None = None
 
     @classmethod
     def from_config(cls, cfg) -> dict:

@@ -40,7 +40,7 @@ class RankOptions:
     # Presence comes with the inputs (MODEL.RANKSEG.SCORES).
     given_scores: bool = False
 
-    def training_kappa(self, num_labels: int, progress: float) -> int:
+    def training_kappa(self, num_labels: int, progress: float | None) -> int:
         """κ in use once the share `progress` of training is done."""
         return training_kappa(self.train_selection, self.kappa, num_labels, progress, self.schedule)
 
@@ -158,6 +158,13 @@ def rankseg_parts(cfg: CfgNode) -> dict:
             raise ValueError(
                 f"MODEL.RANKSEG.TOPK={node.TOPK}: selection needs at least one of {num_labels} "
                 f"labels; {num_labels} is a pure sort"
+            )
+        if node.TRAIN_SELECTION == "official" and options.kappa < num_labels and not node.SCORES:
+            logger.warning(
+                "MODEL.RANKSEG.TOPK=%d of %d labels with TRAIN_SELECTION official: while "
+                "training, labels that a young head ranks lower have no loss; see schedule",
+                options.kappa,
+                num_labels,
             )
         # κ never grows while training; no-object has the last rank.
         ranks = options.training_kappa(num_labels, progress=0.0) + 1

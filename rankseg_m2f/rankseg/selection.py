@@ -174,7 +174,7 @@ def training_kappa(
     train_selection: str,
     kappa: int,
     num_labels: int,
-    progress: float = 0.0,
+    progress: float | None = 0.0,
     schedule: tuple[float, float] = (0.0, 1.0),
 ) -> int:
     """κ while training: a function of the iteration, so a resumed run goes on with the same.
@@ -182,12 +182,20 @@ def training_kappa(
     Args:
         train_selection: one of `TRAIN_SELECTIONS`. "all" is K; "schedule" shrinks linearly from K
             to κ between the two shares of `schedule`; the others are κ.
-        progress: share of training done, in [0, 1].
+        progress: share of training done, in [0, 1]; None: not known.
+
+    Raises:
+        ValueError: a schedule whose progress is not known.
     """
     if train_selection == "all":
         return num_labels
-    if train_selection != "schedule":
+    if train_selection != "schedule" or kappa == num_labels:
         return kappa
+    if progress is None:
+        raise ValueError(
+            "TRAIN_SELECTION schedule shrinks κ as training goes on: set `model.progress`, the "
+            "share done in [0, 1], before each step"
+        )
     start, end = schedule
     share = min(max((progress - start) / (end - start), 0.0), 1.0)
     return round(num_labels + share * (kappa - num_labels))

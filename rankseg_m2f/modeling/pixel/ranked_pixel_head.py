@@ -23,7 +23,8 @@ class RankedPixelHead(nn.Module):
         kappa: κ; larger than K means K.
         head: one of `HEADS`.
         temperature: one of the forms of `RankTemperature`.
-        keep_present: while training, present labels displace the last-ranked ones.
+        keep_present: while training, present labels displace the last-ranked ones, for else a
+            young head starves those it misses. κ is fixed: no schedule shrinks it.
         loss_weight: of the multi-label loss.
         settings: further arguments of the head, such as `hidden_dim`.
     """
