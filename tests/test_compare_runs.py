@@ -6,8 +6,9 @@ import compare_runs as tool
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
-from rankseg_m2f.evaluation.bootstrap import SavedStatistics, compare
+from rankseg_m2f.evaluation.bootstrap import SavedStatistics, _mean_of_runs, _tails, compare
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
@@ -226,6 +227,28 @@ def write_run(folder, shift, images=60, datasets=("toy",), root="/data/toy"):
             }
         evaluator.evaluate()
     return str(folder)
+
+
+def test_few_runs_are_as_uncertain_as_student_says():
+    for freedom in range(1, 40):
+        expected = stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)
+        assert _tails(freedom) == pytest.approx(expected, rel=0.015)
+    assert _tails(0) == 1
+
+
+def test_chance_decides_one_in_twenty():
+    """Two sides of three runs that differ by their seeds alone."""
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(400):
+        draws = []
+        for _ in range(2):
+            runs = rng.integers(3, size=(400, 3))
+            metric = np.broadcast_to(rng.normal(size=(3, 1)), (3, 400))
+            draws.append(_mean_of_runs(metric, runs, _tails(4)))
+        low, high = np.percentile(draws[0] - draws[1], (2.5, 97.5))
+        found += low > 0 or high < 0
+    assert found / 400 < 0.09
 
 
 def test_the_tool_writes_verdict_numbers_and_figure(tmp_path, capsys):

@@ -196,6 +196,7 @@ def test_a_shrunken_copy_trains_and_predicts(name):
     if cfg.MODEL.RANKSEG.SCORES:
         batch[0]["label_scores"] = torch.rand(num_labels)
     model = build_model(cfg).train()
+    model.progress = 1.0
     losses = model(batch)
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())

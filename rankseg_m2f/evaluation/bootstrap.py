@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
@@ -35,6 +34,9 @@ _NO_METRIC = {"kappa", "clip_frames"}
 # Resamples judged at a time, to bound memory.
 _CHUNK = 100
 _COVERED = (2.5, 97.5)
+# The upper end for Student's t of 1, 2, ... degrees of freedom, and for the normal distribution.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_NORMAL = 1.960
 
 
 @dataclass
@@ -203,8 +205,9 @@ def _tails(freedom: int) -> float:
     """How much wider than the normal one Student's distribution is at the interval's ends."""
     if freedom < 1:
         return 1.0
-    end = _COVERED[1] / 100
-    return stats.t.ppf(end, freedom) / stats.norm.ppf(end)
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1] / _NORMAL
+    return 1 + (_NORMAL**2 + 1) / (4 * freedom)
 
 
 def _mean_of_runs(metric: np.ndarray, runs: np.ndarray, tails: float) -> np.ndarray:
