@@ -299,8 +299,8 @@ def _add_rankseg(cfg: Config) -> None:
     node.TEMPERATURE_INIT = 1.0
     # (ours) With κ < K a young head starves the classifier: present labels outside the top κ have
     # no loss. Official runs have κ = K and never meet the question. While training, "official": so
-    # be it; "keep_present": present labels displace the last-ranked ones, whose temperatures then
-    # learn what evaluation does not know; "schedule": κ shrinks from K to TOPK; "all": κ
+    # be it; "keep_present": present labels displace the last-ranked ones, whose temperatures can
+    # then learn what evaluation does not know; "schedule": κ shrinks from K to TOPK; "all": κ
     # is K, and TOPK at evaluation alone, where a LayerNorm over ranks meets fewer ranks than it was
     # trained with. The last two have K + 1 temperatures. docs/EVIDENCE.md compares them.
     node.TRAIN_SELECTION = "official"

@@ -212,8 +212,8 @@ def test_the_document_says_what_is_there_and_what_is_not(plan, runs):
     assert rows["more"][2] == "0 of 2"
     assert "![toy](evidence/toy.png) *The picture `more` needs runs" in "\n".join(lines)
     assert f"mean {mean}, not run yet" in lines and difference in lines
-    falling = "from 3.00 at rank 1 to 2.50 at rank 3, falling at 50 % of the steps"
-    assert lines[-1] == f"{falling} (means over 2 seeds)"
+    falling = "from 3.00 at rank 1 to 2.50 at rank 3, rank correlation -0.50"
+    assert lines[-1] == f"{falling} (mean of 2 seeds)"
 
 
 def test_check_names_what_is_stale(plan, runs):

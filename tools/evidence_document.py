@@ -198,10 +198,11 @@ class Document:
         if not learned:
             return NOT_RUN
         ranks = np.mean([found.weight[:-1] for found in learned.values()], axis=0)
-        falling = 100 * np.mean(np.diff(ranks) < 0)
+        order = ranks.argsort().argsort()
+        correlation = np.corrcoef(np.arange(len(ranks)), order)[0, 1]
         return (
-            f"from {ranks[0]:.2f} at rank 1 to {ranks[-1]:.2f} at rank {len(ranks)}, falling at "
-            f"{falling:.0f} % of the steps (means over {len(learned)} seeds)"
+            f"from {ranks[0]:.2f} at rank 1 to {ranks[-1]:.2f} at rank {len(ranks)}, rank "
+            f"correlation {correlation:+.2f} (mean of {len(learned)} seed{'s' * (len(learned) > 1)})"
         )
 
     def _runs_of(self, setting: str) -> list[dict]:
