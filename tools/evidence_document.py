@@ -200,9 +200,10 @@ class Document:
         ranks = np.mean([found.weight[:-1] for found in learned.values()], axis=0)
         order = ranks.argsort().argsort()
         correlation = np.corrcoef(np.arange(len(ranks)), order)[0, 1]
+        count = f"{len(learned)} seed{'s' * (len(learned) > 1)}"
         return (
             f"from {ranks[0]:.2f} at rank 1 to {ranks[-1]:.2f} at rank {len(ranks)}, rank "
-            f"correlation {correlation:+.2f} (mean of {len(learned)} seed{'s' * (len(learned) > 1)})"
+            f"correlation {correlation:+.2f} (mean of {count})"
         )
 
     def _runs_of(self, setting: str) -> list[dict]:
