@@ -101,7 +101,8 @@ def write_report(cfg, folder: Path, baseline: dict, facts: dict[str, str]) -> Pa
         "<h2>Training</h2><img src=report/curves.png>",
     ]
     if predictor.model.ml_norm is not None:
-        run_of = {"this run": temperatures.read(cfg.MODEL.WEIGHTS)}
+        kappa = predictor.model.rank_options.kappa
+        run_of = {"this run": temperatures.read(cfg.MODEL.WEIGHTS, kappa=kappa)}
         temperatures.plot_temperatures(run_of, pictures / "temperatures.png")
         parts.append(
             "<h2>Learned 1/τ per rank</h2><p>One learnable factor per rank of the label, no-object "

@@ -106,6 +106,8 @@ def test_temperatures_of_all_forms_are_read_and_drawn(checkpoints, tmp_path, cap
         found = temperatures.read(path)
         assert found.form == form
         assert found.weight.tolist() == ([1] if form == "shared" else [1, 2, 3, 4])
+        few = temperatures.read(path, kappa=2).weight.tolist()
+        assert few == ([1] if form == "shared" else [1, 2, 4])
     words = [*map(str, checkpoints.values()), "--png", str(tmp_path / "t.png")]
     assert temperatures.main(words) is None
     assert "rank: rank, 1/τ from 1.000 to 4.000" in capsys.readouterr().out

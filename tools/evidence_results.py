@@ -207,12 +207,10 @@ def _summary(job: Job, with_temperature: bool) -> dict:
     summary = {**result, "dataset": dataset, "metrics": metrics}
     weights = job.folder / "model_final.pth"
     if with_temperature and weights.is_file():
-        learned = plot_temperatures.read(weights)
         config = yaml.safe_load((job.folder / "config.yaml").read_text(encoding="utf-8"))
-        # Where κ shrank from K, later ranks have temperatures too, soon no longer trained.
-        kept = learned.weight[:-1][: config["MODEL"]["RANKSEG"]["TOPK"]].tolist()
-        weight = [*kept, learned.weight[-1].item()]
-        summary["temperature"] = {"form": learned.form, "weight": weight}
+        kappa = config["MODEL"]["RANKSEG"]["TOPK"]
+        learned = plot_temperatures.read(weights, kappa=kappa)
+        summary["temperature"] = {"form": learned.form, "weight": learned.weight.tolist()}
     return summary
 
 

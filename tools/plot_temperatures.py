@@ -1,7 +1,9 @@
 """Learned 1/τ of each rank, of one or several checkpoints (Fig. 7 of the paper).
 
-    python tools/plot_temperatures.py model_final.pth [NAME=other.pth ...] [--png FILE]
+    python tools/plot_temperatures.py model_final.pth [NAME=other.pth ...] [--kappa κ] [--png FILE]
 
+A model whose κ shrank from K while training has temperatures of later ranks, too, which it left early;
+--kappa leaves them out.
 The form "layernorm" has standardised logits and a bias beside its 1/τ, so its values compare with
 those of its own form alone; "shared" has one value for all ranks.
 """
@@ -34,8 +36,11 @@ class Temperatures:
     weight: np.ndarray
 
 
-def read(path: str | Path, trust: bool = False) -> Temperatures:
+def read(path: str | Path, trust: bool = False, kappa: int | None = None) -> Temperatures:
     """Of a checkpoint.
+
+    Args:
+        kappa: κ, ranks to keep; None: all.
 
     Raises:
         ValueError: it has none, or is broken.
@@ -47,7 +52,10 @@ def read(path: str | Path, trust: bool = False) -> Temperatures:
     form = temperature_form(state)
     if form is None:
         raise ValueError(f"{path} has no {_WEIGHT}: its model selects no labels")
-    return Temperatures(form, state[_WEIGHT].float().numpy())
+    weight = state[_WEIGHT].float().numpy()
+    if len(weight) > 1:
+        weight = np.append(weight[:-1][:kappa], weight[-1])
+    return Temperatures(form, weight)
 
 
 def plot_temperatures(
@@ -82,6 +90,7 @@ def main(argv: list[str] | None = None) -> str | None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoints", nargs="+", metavar="[NAME=]FILE")
+    parser.add_argument("--kappa", type=int, metavar="κ", help="ranks to show (default: all)")
     parser.add_argument("--png", type=Path, default=Path("temperatures.png"))
     parser.add_argument(
         "--trust-checkpoint",
@@ -93,7 +102,9 @@ def main(argv: list[str] | None = None) -> str | None:
     try:
         for word in arguments.checkpoints:
             name, _, path = word.rpartition("=")
-            runs[name or Path(path).parent.name or path] = read(path, arguments.trust_checkpoint)
+            runs[name or Path(path).parent.name or path] = read(
+                path, arguments.trust_checkpoint, arguments.kappa
+            )
     except (OSError, ValueError, UnsafeCheckpointError) as error:
         return f"plot_temperatures: {error}"
     if len(runs) < len(arguments.checkpoints):
