@@ -2,10 +2,9 @@
 
     python tools/plot_temperatures.py model_final.pth [NAME=other.pth ...] [--kappa κ] [--png FILE]
 
-A model whose κ shrank from K while training has temperatures of later ranks, too, which it left early;
---kappa leaves them out.
 The form "layernorm" has standardised logits and a bias beside its 1/τ, so its values compare with
-those of its own form alone; "shared" has one value for all ranks.
+those of its own form alone; "shared" has one value for all ranks. A model whose κ shrank from K
+while training has temperatures of later ranks too, which it left early: --kappa leaves them out.
 """
 
 import argparse
