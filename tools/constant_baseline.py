@@ -69,10 +69,7 @@ def constant_baseline(
         evaluators.append(SemanticEvaluator(test.name, truth=test))
     if "pan_seg_file_name" in test_records[0]:
         evaluators.append(PanopticEvaluator(test.name, truth=test))
-    labels = {
-        "label_scores": torch.from_numpy(images / len(train.file_names)),
-        "label_ranking": torch.from_numpy(np.argsort(-images, kind="stable")[:kappa]),
-    }
+    labels = constant_labels(images, len(train.file_names), kappa)
     for file_name in tqdm(test.file_names, desc=test.name):
         prediction = dict(labels)
         if test.has_maps:
@@ -94,10 +91,7 @@ def recall_by_kappa(
         {"kappa", "recall", "coverage"} for each κ; no coverage for datasets without maps.
     """
     images, _ = count_labels(train)
-    labels = {
-        "label_scores": torch.from_numpy(images / len(train.file_names)),
-        "label_ranking": torch.from_numpy(np.argsort(-images, kind="stable")),
-    }
+    labels = constant_labels(images, len(train.file_names))
     evaluator = MultiLabelEvaluator(test.name, truth=test)
     read = tqdm(test.file_names, desc=test.name)
     arrays = evaluator.collect({name: evaluator.statistics(name, labels) for name in read})
@@ -118,6 +112,19 @@ def count_labels(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
         images[labels] += 1
         pixels[labels] += areas
     return images, pixels
+
+
+def constant_labels(images: np.ndarray, total: int, kappa: int | None = None) -> dict:
+    """Labels by the share of pictures that show them, in the form of a model's result.
+
+    Args:
+        images: (K,) of `total` that show each label.
+        kappa: κ; None: K.
+    """
+    return {
+        "label_scores": torch.from_numpy(images / total),
+        "label_ranking": torch.from_numpy(np.argsort(-images, kind="stable")[:kappa]),
+    }
 
 
 def constant_maps(pixels: np.ndarray, thing_ids: set[int], size: tuple[int, int]) -> dict:

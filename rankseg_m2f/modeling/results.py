@@ -26,7 +26,7 @@ class ResultMaker:
 
     options: InferenceOptions
     num_labels: int
-    full_sem_seg: bool = False
+    full_sem_seg: bool
 
     def of_image(
         self, class_scores: Tensor, label_ids: Tensor, mask_logits: Tensor, sizes: Sizes
