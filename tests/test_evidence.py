@@ -41,9 +41,9 @@ TABLES = {
     },
     "claims": [
         ["good helps", "Table 1", "toy/good", "toy/plain", [METRIC]],
-        ["bad helps", "Table 1", "toy/bad", "toy/plain", METRIC],
-        ["nothing helps", "ours", "toy/same", "toy/plain", METRIC],
-        ["late helps good", "ours", "more/late", "toy/good", METRIC],
+        ["bad helps", "Table 1", "toy/bad", "toy/plain", [METRIC]],
+        ["nothing helps", "ours", "toy/same", "toy/plain", [METRIC]],
+        ["late helps good", "ours", "more/late", "toy/good", [METRIC]],
     ],
     "temperatures": ["toy/good"],
 }
@@ -172,7 +172,7 @@ def test_runs_of_other_settings_are_refused_by_name(plan, runs, tmp_path):
         quick(runs / "toy", plan)
     with pytest.raises(ValueError, match="is named as none of more, toy"):
         quick(tmp_path, plan)
-    tables = {**TABLES, "claims": [["x", "y", "toy/good", "toy/gone", METRIC]]}
+    tables = {**TABLES, "claims": [["x", "y", "toy/good", "toy/gone", [METRIC]]]}
     (plan.evidence / "tables.yaml").write_text(yaml.safe_dump(tables))
     with pytest.raises(ValueError, match=r"tables\.yaml: toy/gone is no setting"):
         Plan.read(plan.evidence, tmp_path)
@@ -197,10 +197,11 @@ def test_the_document_says_what_is_there_and_what_is_not(plan, runs):
     assert rows["good"][5].endswith(" (2 seeds)") and rows["again"][5].endswith(" (1 seed)")
     assert rows["late"][1:4] == ["0 of 2", "not run yet", ""]
     assert rows["again"][1] == "1 of 2" and rows["again"][3].startswith("**+5.00 [")
-    assert rows["good helps"][3:] == ["2", difference, "holds |"]
-    assert rows["bad helps"][-1] == rows["late helps good"][-1] == "not run yet |"
-    noise = "not distinguishable from noise; one seed, over images alone |"
-    assert rows["nothing helps"][-1] == noise
+    assert rows["claim"] == ["| claim", "source", "seeds", "in pACC |"]
+    assert rows["good helps"][1:] == ["Table 1", "2", f"holds: {difference} |"]
+    assert rows["bad helps"][2:] == rows["late helps good"][2:] == ["0", "not run yet |"]
+    assert rows["nothing helps"][2] == "1"
+    assert rows["nothing helps"][3].startswith("unclear: +0.00 [")
     assert rows["toy"][1:] == [
         "1, 2",
         "5 of 8",
@@ -233,12 +234,12 @@ def test_check_names_what_is_stale(plan, runs):
 
 
 def test_outcomes():
-    def found(low, high, runs=2):
-        return Comparison(METRIC, ([1.0] * runs, [1.0] * runs), (low + high) / 2, 1, (low, high))
+    def found(low, high):
+        return Comparison(METRIC, ([1.0], [1.0]), (low + high) / 2, 1, (low, high))
 
-    assert outcome(found(1, 2)) == "holds" and outcome(found(-2, -1)) == "**contradicted**"
-    assert outcome(found(-1, 2)) == "not distinguishable from noise"
-    assert outcome(found(1, 2, runs=1)) == "holds; one seed, over images alone"
+    assert outcome(found(1, 2)) == "holds: **+1.50 [+1.00, +2.00]**"
+    assert outcome(found(-2, -1)) == "**contradicted**: **-1.50 [-2.00, -1.00]**"
+    assert outcome(found(-1, 2)) == "unclear: +0.50 [-1.00, +2.00]"
 
 
 def test_the_committed_document_is_up_to_date():

@@ -151,17 +151,14 @@ class Document:
         return [*row, " / ".join(f"{d:+g}" for d in paper)] if "paper" in table else row
 
     def claims(self) -> str:
-        """What the paper and we say, and whether it is so here."""
-        rows = [["claim", "source", "metric", "seeds", "difference", "here"]]
-        last = None
-        for claim, source, better, than, metric in self.plan.claims:
-            found = self._comparison(better, than, metric)
-            seeds = len(found.values[0]) if found else 0
-            shown = _difference(found) if found else ""
-            # Once for all metrics it is judged in.
-            said = [claim, source] if claim != last else ["", ""]
-            rows.append([*said, _short(metric), str(seeds), shown, outcome(found)])
-            last = claim
+        """What the paper and we say, and whether it is so here, in each metric it is judged in."""
+        metrics = list(dict.fromkeys(m for *_, judged in self.plan.claims for m in judged))
+        rows = [["claim", "source", "seeds", *(f"in {_short(metric)}" for metric in metrics)]]
+        for claim, source, better, than, judged in self.plan.claims:
+            found = {metric: self._comparison(better, than, metric) for metric in judged}
+            seeds = max(len(c.values[0]) if c else 0 for c in found.values())
+            outcomes = [outcome(found[m]) if m in found else "" for m in metrics]
+            rows.append([claim, source, str(seeds), *outcomes])
         return markdown(rows)
 
     def runs(self) -> str:
@@ -238,10 +235,10 @@ def outcome(found: Comparison | None) -> str:
     """Whether the first side is better, as is claimed."""
     if found is None:
         return NOT_RUN
-    word = "not distinguishable from noise"
+    word = "unclear"
     if found.distinguishable:
         word = "holds" if found.difference > 0 else "**contradicted**"
-    return word if len(found.values[0]) > 1 else f"{word}; one seed, over images alone"
+    return f"{word}: {_difference(found)}"
 
 
 def file_header(path: str) -> str:

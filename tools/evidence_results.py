@@ -36,7 +36,7 @@ class Plan:
     files: Path
     experiments: dict[str, dict]
     tables: dict[str, dict]
-    claims: list[list[str]]
+    claims: list[list]
     temperatures: list[str]
 
     @classmethod
@@ -52,12 +52,6 @@ class Plan:
         named = [part["baseline"] for part in shown]
         named += [row[0] for part in shown for row in part.get("rows", [])]
         named += [name for claim in plan.claims for name in claim[2:4]]
-        # A claim may be judged in several metrics.
-        plan.claims = [
-            [*claim, metric]
-            for *claim, metrics in plan.claims
-            for metric in ([metrics] if isinstance(metrics, str) else metrics)
-        ]
         if unknown := {*named, *plan.temperatures} - plan.jobs.keys():
             raise ValueError(f"{path}: {min(unknown)} is no setting of any experiment in {files}")
         return plan
