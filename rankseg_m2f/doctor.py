@@ -113,16 +113,19 @@ def _devices(report: Report) -> None:
 def _backends(report: Report) -> None:
     report.title("Multi-scale deformable attention")
     try:
+        import torch
+
         from rankseg_m2f.ops.dispatch import available_backends
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         report.row("unknown", _first_line(error))
         return
-    backends = available_backends()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backends = available_backends(device)
     for name, (usable, reason) in backends.items():
         report.row(name, f"{'works' if usable else 'not usable'}: {reason}")
     serving = [name for name, (usable, _) in backends.items() if usable]
     if serving:
-        report.row("used here", serving[0])
+        report.row("used here", f"{serving[0]}, on {device}")
     else:
         report.problems.append("no backend of deformable attention works here, see its reasons")
 

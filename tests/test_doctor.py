@@ -172,11 +172,20 @@ def test_problems_end_in_exit_code_1(monkeypatch, capsys):
 def test_no_backend_is_a_problem(monkeypatch):
     from rankseg_m2f.ops import dispatch
 
-    monkeypatch.setattr(dispatch, "available_backends", lambda: {"fast": (False, "no compiler")})
-    report = doctor.Report()
-    doctor._backends(report)
-    assert any("not usable: no compiler" in line for line in report.lines)
-    assert len(report.problems) == 1
+    asked = []
+
+    def none(device):
+        asked.append(device)
+        return {"fast": (False, "no compiler")}
+
+    monkeypatch.setattr(dispatch, "available_backends", none)
+    for on_gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+        report = doctor.Report()
+        doctor._backends(report)
+        assert any("not usable: no compiler" in line for line in report.lines)
+        assert len(report.problems) == 1
+    assert asked == ["cpu", "cuda"]
 
 
 def test_gpus_are_named(monkeypatch):

@@ -376,6 +376,42 @@ def test_a_run_of_another_program_cannot_be_resumed(scenes, tmp_path, monkeypatc
         trainer.resume_or_load(resume=True)
 
 
+def test_a_run_without_loss_scaling_goes_on_with_it(scenes, tmp_path, monkeypatch):
+    """A disabled scaler's state is empty, which an enabled one refuses."""
+    trainer = Trainer(small_config(scenes, tmp_path, monkeypatch), seed=0)
+    state = trainer.state_dict()
+    assert state["scaler"] == {}
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer.load_state_dict(state)
+    assert trainer.loaded and trainer.scaler.get_scale() == 8
+
+
+@pytest.mark.parametrize("launcher", ["launch", "torchrun"])
+def test_the_cpu_can_be_chosen_where_a_gpu_is(scenes, tmp_path, monkeypatch, launcher):
+    """CUDA's driver, asked before, says that it is there, but has no devices any more."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    arguments = ["train_net.py", "--config-file", str(DEMO), *SMALL, "OUTPUT_DIR", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    called = []
+    if launcher == "launch":
+        monkeypatch.setattr(engine, "launch", lambda *_, **__: called.append("launch"))
+    else:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+        group = lambda backend, timeout: called.append((backend, timeout.seconds))  # noqa: E731
+        monkeypatch.setattr(torch.distributed, "init_process_group", group)
+        for name in ("create_local_process_group", "synchronize"):
+            monkeypatch.setattr(engine.comm, name, lambda *_: None)
+        monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+        monkeypatch.setattr(engine, "main", lambda args: called.append("main"))
+    engine.run()
+    assert called == (["launch"] if launcher == "launch" else [("gloo", 1800), "main"])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_weights_without_training_state_start_at_the_beginning(scenes, tmp_path, monkeypatch):
     cfg = small_config(scenes, tmp_path, monkeypatch)
     trainer = Trainer(cfg, seed=0)

@@ -146,6 +146,16 @@ def test_shapes_and_gradients_of_pictures_and_clips():
     )
 
 
+@pytest.mark.parametrize("backbone", ["build_resnet_backbone", "D2SwinTransformer"])
+def test_no_parameter_is_without_a_gradient(backbone):
+    """As DDP needs it; a Swin Transformer has a norm for each map that is read."""
+    small = ("MODEL.SWIN.EMBED_DIM", "24", "MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]")
+    model = build_model(config("MODEL.BACKBONE.NAME", backbone, *small))
+    model.train()([picture([1, 2])])["loss_ml"].backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+
+
 def test_a_classifier_selects_as_segmentors_do():
     model = build_model(config("MODEL.RANKSEG.TOPK_EVAL", "3")).eval()
     known = [Selection(), Selection(deny=[0, 1], force=[39]), Selection(labels=[7])]

@@ -216,6 +216,28 @@ def test_each_selection_and_head_trains(name, head, selection):
             assert all(p.grad.abs().sum() > 0 for p in model.ml_head.parameters() if p.numel() > 1)
 
 
+ONE_LAYER = ("MODEL.MASK_FORMER.DEC_LAYERS", 2, "MODEL.RANKSEG.QUERY_LAYER", 1)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 0),
+        (*ONE_LAYER, "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ", True),
+    ],
+    ids=["no encoder", "one decoder layer"],
+)
+def test_small_models_have_a_gradient_for_each_parameter(overrides):
+    """As DDP needs it."""
+    case = load_case("image_r50_rankseg")
+    cfg = case.cfg.clone()
+    cfg.merge_from_list(list(overrides))
+    model = build_model(cfg).train()
+    sum(model(inputs_with_truth(case, [1, 2], masks=True)).values()).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+
+
 def test_kept_labels_have_a_loss():
     case = load_case("image_r50_rankseg")
     inputs = inputs_with_truth(case, [4, 9, 77], masks=True)

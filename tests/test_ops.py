@@ -296,6 +296,30 @@ def test_layer_starts_by_averaging_rays():
         MSDeformAttn(channels=10, heads=4)
 
 
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (subprocess.CalledProcessError(1, "gcc"), "Command 'gcc' returned non-zero"),
+        (AssertionError(), "AssertionError"),
+    ],
+    ids=["compiler", "driver"],
+)
+def test_a_gpu_that_cannot_run_triton_falls_back(monkeypatch, caplog, error, reason):
+    triton = pytest.importorskip("rankseg_m2f.ops.triton")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(triton, "forward", fail)
+    made = {name: getattr(torch, name) for name in ("arange", "full", "ones")}
+    for name, make in made.items():
+        here = lambda *a, make=make, device, **k: make(*a, **k)  # noqa: E731
+        monkeypatch.setattr(triton.torch, name, here)
+    trouble = triton._trouble_on_gpu.__wrapped__()
+    assert trouble.startswith(f"does not run on this GPU ({reason}")
+    assert f"in Triton {trouble}: a slower one is used" in caplog.text
+
+
 def test_triton_interpreted():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "triton and not interpreted"],

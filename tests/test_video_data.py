@@ -1,6 +1,7 @@
 """Registration, sampling, augmentation and mapping of videos, on tiny ones made here."""
 
 import json
+import pickle
 import random
 import uuid
 from pathlib import Path
@@ -510,6 +511,15 @@ def test_crops_avoid_one_label_filling_them(tmp_path):
     bound = [len(mapped(dataset, *crop, *limit)["instances"][0]) for _ in range(30)]
     assert bound.count(1) < free.count(1)
     assert mapped(ytvis(tmp_path / "b"), *crop, *limit)["image"][3].shape == (3, 40, 100)
+
+
+@pytest.mark.parametrize("interval", [False, True])
+def test_workers_can_be_started_afresh(tmp_path, interval):
+    """As they are on macOS, and on Linux from Python 3.14 on: by pickling the mapper."""
+    cfg = config(ytvis(tmp_path), "INPUT.SAMPLING_RANDOM", not interval)
+    mapper = build_video_mapper(cfg, is_train=True)
+    record = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[0]
+    assert len(pickle.loads(pickle.dumps(mapper))(record)["image"]) == len(mapper(record)["image"])
 
 
 def test_loaders_and_oracle(tmp_path):

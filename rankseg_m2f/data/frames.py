@@ -1,10 +1,17 @@
 """Which frames of a video make a clip, for training and for evaluation."""
 
+import random
 from random import Random
+from types import ModuleType
 
 
 def sample_training_frames(
-    length: int, rng: Random, *, num_frames: int, frame_range: int, shuffle: bool
+    length: int,
+    rng: Random | ModuleType = random,
+    *,
+    num_frames: int,
+    frame_range: int,
+    shuffle: bool,
 ) -> list[int]:
     """A random frame and others near it, as the official YouTube-VIS recipe draws them.
 
@@ -13,7 +20,7 @@ def sample_training_frames(
 
     Args:
         length: frames of the video, at least 1.
-        rng: what to draw from; the module `random` will do.
+        rng: what to draw from.
         num_frames: wanted, at least 1.
         frame_range: how far from the first drawn one the others may lie.
         shuffle: False: in order of time.
@@ -39,7 +46,12 @@ def sample_training_frames(
 
 
 def sample_interval_frames(
-    length: int, rng: Random, *, num_frames: int, interval: int, shuffle: bool
+    length: int,
+    rng: Random | ModuleType = random,
+    *,
+    num_frames: int,
+    interval: int,
+    shuffle: bool,
 ) -> list[int]:
     """Frames `interval` apart from a random start: the VSPW recipe without SAMPLING_RANDOM.
 

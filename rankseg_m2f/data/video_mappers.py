@@ -1,6 +1,5 @@
 """From a video's record to the clip the model takes. Shapes: T frames, N objects, h, w size."""
 
-import random
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -119,7 +118,6 @@ def build_video_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None)
 def _frame_sampler(cfg: CfgNode) -> Callable[[int], list[int]]:
     node = cfg.INPUT
     shared = {
-        "rng": random,
         "num_frames": node.SAMPLING_FRAME_NUM,
         "shuffle": node.SAMPLING_FRAME_SHUFFLE,
     }

@@ -17,6 +17,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -199,17 +200,19 @@ def run() -> None:
         cfg = load_config(args.config_file, args.opts)
         for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
             check_prepared(name)
+    # With the variable below CUDA may still say that it is there, but has no devices.
+    on_gpu = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
     if cfg.MODEL.DEVICE == "cpu":
         # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        join_torchrun()
+        join_torchrun(on_gpu)
         main(args)
         # A process that leaves early would abort the others' last messages.
         comm.synchronize()
         torch.distributed.destroy_process_group()
         return
-    if torch.cuda.is_available():
+    if on_gpu:
         found = torch.cuda.device_count()
         if args.num_gpus > found:
             raise SystemExit(f"--num-gpus {args.num_gpus}: this machine has {found}")
@@ -226,11 +229,11 @@ def run() -> None:
     )
 
 
-def join_torchrun() -> None:
+def join_torchrun(on_gpu: bool) -> None:
     """Join the process group that torchrun's environment describes."""
-    local_rank = int(os.environ["LOCAL_RANK"])
-    on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(local_rank)
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Processes wait for the one that judges a large dataset.
+    backend = "nccl" if on_gpu else "gloo"
+    torch.distributed.init_process_group(backend, timeout=DEFAULT_TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))

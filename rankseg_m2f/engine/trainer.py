@@ -221,7 +221,9 @@ class Trainer(TrainerBase):
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
         load_optimizer_state(self.optimizer, state_dict["optimizer"])
-        self.scaler.load_state_dict(state_dict["scaler"])
+        # Empty of a run that scaled no losses, as in bfloat16; this run then starts its own scale.
+        if state_dict["scaler"]:
+            self.scaler.load_state_dict(state_dict["scaler"])
         self.loaded = True
 
 

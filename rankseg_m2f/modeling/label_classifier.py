@@ -61,6 +61,11 @@ class LabelClassifier(ClipModel):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        cfg = cfg.clone()
+        cfg.defrost()
+        # Norms of maps that are not read would have no gradient, for which DDP waits in vain.
+        for node in (cfg.MODEL.RESNETS, cfg.MODEL.SWIN):
+            node.OUT_FEATURES = node.OUT_FEATURES[-1:]
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         feature = max(shapes, key=lambda name: shapes[name].stride)

@@ -102,6 +102,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if project:
             for conv in self.input_proj:
                 weight_init.c2_xavier_fill(conv)
+            # A decoder of one or two layers reads fewer maps; DDP waits for all other gradients.
+            self.input_proj[depth:].requires_grad_(False)
         if cosine:
             self.class_embed = CosineClassifier(hidden_dim, num_classes + 1, cosine_scale)
         else:

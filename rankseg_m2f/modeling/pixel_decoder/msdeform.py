@@ -45,7 +45,10 @@ class DeformableEncoder(nn.Module):
 
     def __init__(self, channels: int, heads: int, levels: int, depth: int, dropout: float):
         super().__init__()
-        self.level_embed = nn.Parameter(torch.empty(levels, channels).normal_())
+        # Without layers nothing reads it, and DDP waits for the gradients of all that have one.
+        self.level_embed = nn.Parameter(
+            torch.empty(levels, channels).normal_(), requires_grad=depth > 0
+        )
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(
             DeformableEncoderLayer(channels, heads, levels, dropout) for _ in range(depth)
