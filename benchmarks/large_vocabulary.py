@@ -12,7 +12,6 @@ Shapes: K labels, κ selected labels.
 """
 
 import argparse
-import itertools
 import json
 import statistics
 import sys
@@ -27,6 +26,10 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT / "tools") not in sys.path:
+    sys.path.append(str(ROOT / "tools"))
+from vocabulary_costs import draw_vocabulary_costs, pairs  # noqa: E402
+
 CONFIG = ROOT / "configs" / "ade20k_full" / "semantic" / "mask2former-R50-rankseg.yaml"
 # ADE20K, ADE20K-Full, COCO+LVIS.
 LABELS = (150, 847, 1284)
@@ -66,7 +69,7 @@ def main() -> None:
         with replacing(args.json) as path:
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if args.png:
-        draw(content, args.png)
+        draw_vocabulary_costs(content, args.png)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -156,49 +159,12 @@ def findings(rows: list[dict], kappa: int) -> list[str]:
     return lines
 
 
-def pairs(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
-    """Picture size -> K -> the row of κ and that of κ = K."""
-    return {
-        picture: {
-            num_labels: list(found)
-            for num_labels, found in itertools.groupby(same, lambda row: row["labels"])
-        }
-        for picture, same in itertools.groupby(rows, lambda row: row["size"])
-    }
-
-
 def compared(row: dict, to: dict) -> str:
     """How many times the memory and time."""
     peak, inference, seconds = (
         f"{row[field] / to[field]:.2f}" for field in ("peak_bytes", "inference_bytes", "seconds")
     )
     return f"{peak}x the memory ({inference}x without interpreter and model), {seconds}x the time"
-
-
-def draw(content: dict, path: Path) -> None:
-    """Bars of peak memory and time, a panel for each picture size."""
-    if str(ROOT / "tools") not in sys.path:
-        sys.path.append(str(ROOT / "tools"))
-    from figures import COLOURS, INK, new_figure, save_figure
-
-    found = pairs(content["rows"])
-    figure, axes = new_figure(2, len(found), (4.6 * len(found), 6))
-    names = (f"κ = {content['kappa']}", "κ = K")
-    quantities = (("peak_bytes", 2**30, "peak memory, GiB"), ("seconds", 1, "seconds a picture"))
-    panels = itertools.product(quantities, found.items())
-    for axis, ((field, unit, title), (picture, by_labels)) in zip(axes, panels, strict=True):
-        for i, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
-            places = [place + (i - 0.5) * 0.38 for place in range(len(by_labels))]
-            values = [rows[i][field] / unit for rows in by_labels.values()]
-            bars = axis.bar(places, values, width=0.36, color=colour, label=name)
-            axis.bar_label(bars, fmt="%.1f", fontsize=8, color=INK, padding=2)
-        axis.set_xticks(range(len(by_labels)), [f"K = {k:,}" for k in by_labels])
-        axis.set_title(f"{picture.replace('x', ' × ')}: {title}", fontsize=10, color=INK)
-        axis.margins(y=0.12)
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
-    figure.supxlabel(content["machine"], fontsize=8, color=INK)
-    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -358,7 +358,7 @@ def test_mask_ap_is_pycocotools(register, tmp_path, coco):
     assert "AP-person" in ours and "AP-wall-brick" not in ours
     # The same from the matches that are saved per image.
     saved = SavedStatistics.read(tmp_path / "out" / f"per_image_instance_{name}.npz")
-    assert saved.metrics() == pytest.approx({k: ours[k] for k in ("AP", "AP50", "AP75")})
+    assert saved.metrics == pytest.approx({k: ours[k] for k in ("AP", "AP50", "AP75")})
     assert len(saved.arrays["file_names"]) == len(DatasetCatalog.get(name))
 
 

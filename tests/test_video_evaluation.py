@@ -294,7 +294,7 @@ def test_tracks_are_judged_and_written(register, tmp_path, tensors):
     assert found["AP"] == pytest.approx(100 * expected["AP"], abs=1e-8)
     assert found["AP-bacterium"] == found["AP"]
     saved = SavedStatistics.read(tmp_path / "out" / f"per_image_instance_{name}.npz")
-    assert saved.metrics() == pytest.approx({k: found[k] for k in ("AP", "AP50", "AP75")})
+    assert saved.metrics == pytest.approx({k: found[k] for k in ("AP", "AP50", "AP75")})
     folder = tmp_path / "out" / "submission"
     written = read(folder / "results.json")
     assert written == results

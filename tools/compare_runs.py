@@ -6,13 +6,14 @@
 Reads the statistics per image that an evaluation leaves in OUTPUT_DIR/inference/DATASET (or a
 sweep in a setting's folder), draws images with replacement, the same for all runs, and computes
 the metrics anew from each draw by the evaluators' own code. With several runs (seeds) on a side
-the intervals hold for other seeds too; with one, for other images alone.
+the intervals hold for other seeds too; with one, for other images alone. Are both sides the same
+trained models, in the same order, judged in two ways? Say --same-models: intervals are narrower.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +29,12 @@ def main(argv: list[str] | None = None) -> str | None:
     arguments = parse(argv)
     try:
         compared = compare_folders(
-            arguments.a, arguments.b, arguments.dataset, arguments.resamples, arguments.seed
+            arguments.a,
+            arguments.b,
+            arguments.dataset,
+            arguments.resamples,
+            arguments.seed,
+            arguments.same_models,
         )
     except (OSError, ValueError) as error:
         return f"compare_runs: {error}"
@@ -54,6 +60,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--names", nargs=2, default=["A", "B"], metavar=("A", "B"))
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the resamples")
+    parser.add_argument(
+        "--same-models", action="store_true", help="runs of A and B, in their order"
+    )
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--png", type=Path, help="draw the intervals here")
     return parser.parse_args(argv)
@@ -65,12 +74,17 @@ def compare_folders(
     dataset: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    same_models: bool = False,
+    kinds: Container[str] = KINDS,
+    read: Callable[[Path], SavedStatistics] = SavedStatistics.read,
 ) -> list[Comparison]:
     """`compare` of every kind of statistics that all runs have.
 
     Args:
         first: folders of the runs of one side.
         second: of the other.
+        kinds: those of KINDS to compare.
+        read: from a file; of use where it remembers runs that are compared with many.
 
     Raises:
         ValueError: fewer than 2 resamples; no statistics, several datasets, or none in common.
@@ -78,7 +92,11 @@ def compare_folders(
     if resamples < 2:
         raise ValueError(f"--resamples {resamples}: an interval needs 2 or more, better 1000")
     files = {folder: statistics_of(folder, dataset) for folder in (*first, *second)}
-    common = [name for name in files[first[0]] if all(name in f for f in files.values())]
+    common = [
+        name
+        for name in files[first[0]]
+        if name.partition("_")[0] in kinds and all(name in f for f in files.values())
+    ]
     if not common:
         found = "; ".join(f"{folder}: {', '.join(f)}" for folder, f in files.items())
         raise ValueError(f"the runs have no statistics in common: {found}")
@@ -88,9 +106,10 @@ def compare_folders(
         comparison
         for name in common
         for comparison in compare(
-            *([SavedStatistics.read(files[f][name]) for f in side] for side in (first, second)),
+            *([read(files[f][name]) for f in side] for side in (first, second)),
             resamples,
             seed,
+            same_models,
         )
     ]
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 from compare_runs import draw_differences, spread
 from evidence_results import Plan, Results
-from evidence_tables import first_attempt, label_recall, large_vocabulary, markdown
+from evidence_tables import first_attempt, label_recall, large_vocabulary, markdown, read_json
 from experiment import ROOT
 from figures import INK, new_figure, save_figure
 from plot_temperatures import Temperatures, plot_temperatures
+from vocabulary_costs import draw_vocabulary_costs
 
 from rankseg_m2f.evaluation.bootstrap import Comparison
 
 TEMPLATE = "EVIDENCE.in.md"
+VOCABULARY = "benchmarks/results/large_vocabulary_xeon_2_threads.json"
 NOT_RUN = "not run yet"
 _PLACE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 # Of the PNG: tells which numbers it was drawn from.
@@ -74,9 +76,9 @@ class Document:
             "claims": self.claims,
             "difference": self.difference,
             "file": file_header,
-            "first_attempt": first_attempt,
-            "label_recall": label_recall,
-            "large_vocabulary": large_vocabulary,
+            "first_attempt": lambda path: first_attempt(read_json(path)),
+            "label_recall": lambda path: label_recall(read_json(path)),
+            "large_vocabulary": lambda: large_vocabulary(read_json(VOCABULARY)),
             "picture": self.picture,
             "runs": self.runs,
             "table": self.table,
@@ -99,7 +101,7 @@ class Document:
             panels = {m: self._differences(name, m) for m in shown["metrics"]}
             if any(panels.values()):
                 numbers = {m: {s: vars(c) for s, c in p.items()} for m, p in panels.items()}
-                yield Picture(name, numbers, _drawing(panels, shown["baseline"]))
+                yield Picture(name, numbers, _drawing(panels))
         for setting in self.plan.temperatures:
             if learned := self._temperatures(setting):
                 numbers = {name: found.weight.tolist() for name, found in learned.items()}
@@ -108,6 +110,13 @@ class Document:
                     numbers,
                     lambda path, fields, learned=learned: plot_temperatures(learned, path, fields),
                 )
+
+        measured = read_json(VOCABULARY)
+        yield Picture(
+            "large_vocabulary",
+            measured,
+            lambda path, fields: draw_vocabulary_costs(measured, path, fields),
+        )
 
     def picture(self, name: str) -> str:
         """A picture, or that there is nothing to show yet."""
@@ -148,17 +157,22 @@ class Document:
             if not _of_labels(metric):
                 row.append(_difference(comparison) if comparison else "")
         row.append(_verdict(compared[0], name) if compared[0] else "")
-        return [*row, " / ".join(f"{d:+g}" for d in paper)] if "paper" in table else row
+        return (
+            [*row, " / ".join("" if d is None else f"{d:+g}" for d in paper)]
+            if "paper" in table
+            else row
+        )
 
     def claims(self) -> str:
-        """What the paper and we say, and whether it is so here, in each metric it is judged in."""
-        metrics = list(dict.fromkeys(m for *_, judged in self.plan.claims for m in judged))
-        rows = [["claim", "source", "seeds", *(f"in {_short(metric)}" for metric in metrics)]]
-        for claim, source, better, than, judged in self.plan.claims:
-            found = {metric: self._comparison(better, than, metric) for metric in judged}
+        """What the paper and we say, and whether it is so here, in each way to judge it."""
+        columns = self.plan.judgements
+        rows = [["claim", "source", "seeds", *columns]]
+        for claim in self.plan.claims:
+            pairs = self.plan.judged(claim)
+            found = {name: self._comparison(*pair) for name, pair in pairs.items()}
             seeds = max(len(c.values[0]) if c else 0 for c in found.values())
-            outcomes = [outcome(found[m]) if m in found else "" for m in metrics]
-            rows.append([claim, source, str(seeds), *outcomes])
+            outcomes = [outcome(found[name]) if name in found else "" for name in columns]
+            rows.append([*claim[:2], str(seeds), *outcomes])
         return markdown(rows)
 
     def runs(self) -> str:
@@ -198,8 +212,10 @@ class Document:
         order = ranks.argsort().argsort()
         correlation = np.corrcoef(np.arange(len(ranks)), order)[0, 1]
         count = f"{len(learned)} seed{'s' * (len(learned) > 1)}"
+        lowest = int(ranks.argmin())
+        over = f"over {ranks[lowest]:.2f} at rank {lowest + 1} " * (lowest + 1 < len(ranks))
         return (
-            f"from {ranks[0]:.2f} at rank 1 to {ranks[-1]:.2f} at rank {len(ranks)}, rank "
+            f"from {ranks[0]:.2f} at rank 1 {over}to {ranks[-1]:.2f} at rank {len(ranks)}, rank "
             f"correlation {correlation:+.2f} (mean of {count})"
         )
 
@@ -218,7 +234,8 @@ class Document:
             for setting in self.plan.jobs
             if setting.partition("/")[0] == experiment and self.plan.baselines[setting] == baseline
         ]
-        found = {s.partition("/")[2]: self._comparison(s, baseline, metric) for s in own}
+        names = {s: self.plan.names.get(s, s.partition("/")[2]) for s in own}
+        found = {names[s]: self._comparison(s, baseline, metric) for s in own}
         return {name: comparison for name, comparison in found.items() if comparison}
 
     def _temperatures(self, setting: str) -> dict[str, Temperatures]:
@@ -232,11 +249,14 @@ class Document:
 
 
 def outcome(found: Comparison | None) -> str:
-    """Whether the first side is better, as is claimed."""
+    """Whether the first side is better, as is claimed; one seed cannot say."""
     if found is None:
         return NOT_RUN
-    word = "unclear"
-    if found.distinguishable:
+    if len(found.values[0]) == 1:
+        word = "one seed"
+    elif not found.distinguishable:
+        word = "unclear"
+    else:
         word = "holds" if found.difference > 0 else "**contradicted**"
     return f"{word}: {_difference(found)}"
 
@@ -251,14 +271,17 @@ def file_header(path: str) -> str:
 def _difference(comparison: Comparison) -> str:
     low, high = comparison.interval
     text = f"{comparison.difference:+.2f} [{low:+.2f}, {high:+.2f}]"
-    return f"**{text}**" if comparison.distinguishable else text
+    certain = comparison.distinguishable and len(comparison.values[0]) > 1
+    return f"**{text}**" if certain else text
 
 
 def _verdict(comparison: Comparison, name: str) -> str:
     """Without the interval, which stands beside it; seeds can be fewer than either side has."""
     count = len(comparison.values[0])
+    if count == 1:
+        return "one seed cannot say"
     words = comparison.verdict((name, "the baseline")).partition(", 95 %")[0]
-    return f"{words} ({count} seed{'s' * (count > 1)})"
+    return f"{words} ({count} seeds)"
 
 
 def _of_labels(metric: str) -> bool:
@@ -277,19 +300,23 @@ def _revision(name: str | None) -> str:
     return f"{name[:10]}{'-dirty' * name.endswith('-dirty')}" if name else "unknown"
 
 
-def _drawing(panels: dict[str, dict[str, Comparison]], baseline: str) -> Callable:
+def _drawing(panels: dict[str, dict[str, Comparison]]) -> Callable:
     """Draws a panel for each metric; small dots are seeds, paired with the baseline's."""
+    names = list(dict.fromkeys(name for compared in panels.values() for name in compared))
 
     def draw(path: Path, fields: dict[str, str]) -> None:
-        rows = max(map(len, panels.values()))
-        figure, axes = new_figure(1, len(panels), (1.5 + 4 * len(panels), 1.4 + 0.4 * rows))
+        size = 2.4 + 4 * len(panels), 1.6 + 0.4 * len(names)
+        figure, axes = new_figure(1, len(panels), size)
         for axis, (metric, compared) in zip(axes, panels.items(), strict=True):
             draw_differences(axis, compared)
             for place, comparison in enumerate(compared.values()):
                 seeds = np.subtract(*comparison.values)
                 axis.plot(seeds, np.full(len(seeds), place + 0.25), ".", color=INK, markersize=4)
-            axis.set(xlabel=f"{_short(metric)}, difference to {baseline}, points")
-        figure.suptitle("95 % intervals (grey: not distinguishable from noise); dots: seeds")
+            axis.set(xlabel=f"{_short(metric)}, points above the baseline")
+            axis.label_outer()
+        figure.suptitle(
+            "95 % intervals (grey: not distinguishable from noise); small dots: seeds", fontsize=11
+        )
         save_figure(figure, path, fields)
 
     return draw

@@ -3,6 +3,7 @@
 A setting is named EXPERIMENT/SETTING, or EXPERIMENT/SETTING/EVALUATION.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,12 +16,14 @@ from compare_runs import compare_folders
 from experiment import ROOT, Experiment, Job
 from run_seeds import finished
 
-from rankseg_m2f.evaluation.bootstrap import Comparison
+from rankseg_m2f.evaluation.bootstrap import Comparison, SavedStatistics
 from rankseg_m2f.files import replacing
 
 EVIDENCE = ROOT / "docs" / "evidence"
 EXPERIMENTS = ROOT / "benchmarks" / "experiments"
 _DIGITS = 4
+# Statistics that settings are compared by.
+_SHOWN = ("panoptic", "semantic")
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Plan:
     files: Path
     experiments: dict[str, dict]
     tables: dict[str, dict]
+    judgements: dict[str, list[str]]
     claims: list[list]
     temperatures: list[str]
 
@@ -52,9 +56,32 @@ class Plan:
         named = [part["baseline"] for part in shown]
         named += [row[0] for part in shown for row in part.get("rows", [])]
         named += [name for claim in plan.claims for name in claim[2:4]]
+        if (
+            unknown := {name for *_, names in plan.claims for name in names}
+            - plan.judgements.keys()
+        ):
+            raise ValueError(f"{path}: {min(unknown)} is none of {', '.join(plan.judgements)}")
+        named += [
+            s for claim in plan.claims for pair in plan.judged(claim).values() for s in pair[:2]
+        ]
         if unknown := {*named, *plan.temperatures} - plan.jobs.keys():
             raise ValueError(f"{path}: {min(unknown)} is no setting of any experiment in {files}")
         return plan
+
+    def judged(self, claim: list) -> dict[str, tuple[str, str, str]]:
+        """Two settings and the metric to compare them in, for each of the claim's judgements."""
+        *_, better, than, names = claim
+        found = {}
+        for name in names:
+            metric, *evaluation = self.judgements[name]
+            found[name] = ("/".join([better, *evaluation]), "/".join([than, *evaluation]), metric)
+        return found
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What tables call the settings that are in one."""
+        rows = [row for table in self.tables.values() for row in table["rows"]]
+        return {setting: name for setting, name, *_ in reversed(rows)}
 
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
@@ -77,7 +104,7 @@ class Plan:
     def pairs(self, experiment: str) -> Iterable[tuple[str, str]]:
         """Settings to compare: each with its baseline, and those of claims; first ones are its."""
         pairs = [pair for pair in self.baselines.items() if pair[0] != pair[1]]
-        pairs += [(claim[2], claim[3]) for claim in self.claims]
+        pairs += [pair[:2] for claim in self.claims for pair in self.judged(claim).values()]
         return [p for p in dict.fromkeys(pairs) if p[0].partition("/")[0] == experiment]
 
 
@@ -137,7 +164,7 @@ class Results:
 
 
 def collect(
-    folder: Path, plan: Plan, resamples: int = 1000, say: Callable[[str], object] = print
+    folder: Path, plan: Plan, resamples: int = 10_000, say: Callable[[str], object] = print
 ) -> Path:
     """Add finished runs to the committed results; returns their file.
 
@@ -161,13 +188,14 @@ def collect(
             for job in _done(jobs, folder):
                 results.runs[setting, job.seed] = _summary(job, setting in plan.temperatures)
     say(f"{name}: {len(results.runs)} runs, {len(results.runs) - before} of them new")
+    read = functools.cache(SavedStatistics.read)
     for pair in plan.pairs(name):
         sides = [{job.seed: job.folder for job in _done(plan.jobs[s], folder)} for s in pair]
         seeds = [seed for seed in sides[0] if seed in sides[1]]
         if len(seeds) < max(1, len(results.comparisons.get(pair, {"seeds": []})["seeds"])):
             continue
         say(f"{pair[0]} and {pair[1]}: seeds {seeds}")
-        results.comparisons[pair] = _compared(pair, sides, seeds, resamples)
+        results.comparisons[pair] = _compared(pair, sides, seeds, resamples, read)
     path = plan.evidence / f"{name}.json"
     results.write(path)
     return path
@@ -180,10 +208,27 @@ def _done(jobs: Sequence[Job], folder: Path) -> list[Job]:
     return [job for job in there if finished(job)]
 
 
-def _compared(pair: tuple[str, str], sides: list[dict], seeds: list[int], resamples: int) -> dict:
-    folders = ([side[seed] for seed in seeds] for side in sides)
-    metrics = [asdict(c) for c in compare_folders(*folders, resamples=resamples)]
-    return {"a": pair[0], "b": pair[1], "seeds": seeds, "resamples": resamples, "metrics": metrics}
+def _compared(
+    pair: tuple[str, str],
+    sides: list[dict],
+    seeds: list[int],
+    resamples: int,
+    read: Callable[[Path], SavedStatistics],
+) -> dict:
+    metrics = compare_folders(
+        *([side[seed] for seed in seeds] for side in sides),
+        resamples=resamples,
+        same_models=len({_trained(setting) for setting in pair}) == 1,
+        kinds=_SHOWN,
+        read=read,
+    )
+    found = {"a": pair[0], "b": pair[1], "seeds": seeds, "resamples": resamples}
+    return {**found, "metrics": [asdict(comparison) for comparison in metrics]}
+
+
+def _trained(setting: str) -> tuple[str, ...]:
+    """The setting whose models it judges."""
+    return tuple(setting.split("/")[:2])
 
 
 def _summary(job: Job, with_temperature: bool) -> dict:

@@ -12,25 +12,24 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def first_attempt(path: str) -> str:
+def first_attempt(content: dict) -> str:
     """From a list of settings with what they gave."""
-    rows = _read(path)["rows"]
+    rows = content["rows"]
     shown = ([r["setting"], f"{r['PQ']:.1f}", f"{r['mIoU']:.1f}"] for r in rows)
     return markdown([["setting, seed 1", "PQ", "mIoU"], *shown])
 
 
-def label_recall(path: str) -> str:
+def label_recall(content: dict) -> str:
     """From a file of tools/constant_baseline.py --json."""
-    rows = _read(path)["rows"]
+    rows = content["rows"]
     header = ["κ", "recall@κ", "coverage@κ"]
     return markdown(
         [header, *([f"{r['kappa']}", f"{r['recall']:.1f}", f"{r['coverage']:.1f}"] for r in rows)]
     )
 
 
-def large_vocabulary(path: str) -> str:
+def large_vocabulary(content: dict) -> str:
     """From a file of benchmarks/large_vocabulary.py --json; κ = K and κ < K side by side."""
-    content = _read(path)
     few = content["kappa"]
     found = {(r["size"], r["labels"], r["kappa"]): r for r in content["rows"]}
     header = ["size", "K", f"memory, κ = {few}, GiB", "κ = K", "ratio"]
@@ -46,5 +45,6 @@ def large_vocabulary(path: str) -> str:
     return markdown([header, *rows]) + f"\n\nOn {content['machine']}."
 
 
-def _read(path: str) -> dict:
+def read_json(path: str) -> dict:
+    """A file of the project."""
     return json.loads((ROOT / path).read_text(encoding="utf-8"))

@@ -5,7 +5,8 @@ Shapes: N images, U units (images, or videos whose clips are drawn together), R 
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,7 @@ class SavedStatistics:
     path: Path
     evaluator: StreamingEvaluator | MatchJudge
     arrays: Statistics
+    _drawn: dict[tuple[int, int], dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> "SavedStatistics":
@@ -92,6 +94,12 @@ class SavedStatistics:
         judge = VideoSemanticEvaluator if "vc_sum" in arrays else KINDS[kind]
         return cls(path, judge(dataset, truth=truth), arrays)
 
+    @cached_property
+    def num_units(self) -> int:
+        """U."""
+        return len(np.unique(self.arrays["units"]))
+
+    @cached_property
     def metrics(self) -> dict[str, float]:
         """As the run gave them; without those of single labels."""
         results = self.evaluator.summarise(self.arrays)
@@ -100,12 +108,29 @@ class SavedStatistics:
     def resampled(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """Metric -> (R,) float64, from (R, U) int64 counts of units in their sorted order."""
         _, unit_of_image = np.unique(self.arrays["units"], return_inverse=True)
-        counts = counts[:, unit_of_image]
         parts = [
-            self.evaluator.resampled(self.arrays, counts[i : i + _CHUNK])
+            self.evaluator.resampled(self.arrays, counts[i : i + _CHUNK, unit_of_image])
             for i in range(0, len(counts), _CHUNK)
         ]
-        return {k: np.concatenate([part[k] for part in parts]) for k in self.metrics()}
+        return {k: np.concatenate([part[k] for part in parts]) for k in self.metrics}
+
+    def drawn(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
+        """Metric -> (R,) float64 of U units drawn R times, the same for all runs of as many.
+
+        Kept until others are asked for, since a run is compared with many.
+        """
+        if (resamples, seed) not in self._drawn:
+            self._drawn = {
+                (resamples, seed): self.resampled(_counts(self.num_units, resamples, seed))
+            }
+        return self._drawn[resamples, seed]
+
+
+@lru_cache(maxsize=1)
+def _counts(units: int, resamples: int, seed: int) -> np.ndarray:
+    """(R, U) int64."""
+    even = np.full(units, 1 / units)
+    return np.random.default_rng(seed).multinomial(units, even, size=resamples)
 
 
 @dataclass
@@ -154,46 +179,50 @@ def compare(
     second: Sequence[SavedStatistics],
     resamples: int = 1000,
     seed: int = 0,
+    same_models: bool = False,
 ) -> list[Comparison]:
     """Compare the runs of two sides, all of one kind and dataset, in every metric.
 
     Each resample draws U units with replacement, the same for all runs. With several runs on a
-    side, it also draws as many runs of it, independently of the other side, so the interval holds
-    for other seeds too. Of few runs such draws deviate too little: they are widened by
-    sqrt(S / (S - 1)), and by what Student's t is wider than the normal distribution.
+    side, it also draws as many runs of it, so the interval holds for other seeds too. Of few runs
+    such draws deviate too little: they are widened by sqrt(S / (S - 1)), and by what Student's t
+    is wider than the normal distribution, with the degrees of freedom of Welch and Satterthwaite.
 
     Args:
         resamples: R.
         seed: of the draws.
+        same_models: the n-th runs of both sides are one trained model, judged in two ways; they
+            are drawn together. Otherwise each side's runs are drawn for themselves.
 
     Raises:
-        ValueError: the runs were not judged on the same images or labels.
+        ValueError: the runs were not judged on the same images or labels, or with `same_models`
+            one side has more runs.
     """
     _check_alike([*first, *second])
-    units = len(np.unique(first[0].arrays["units"]))
+    if same_models and len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} runs cannot be of the same models")
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples)
-    values, drawn = [], []
-    tails = _tails(sum(len(side) - 1 for side in (first, second)))
-    for side in (first, second):
-        values.append([run.metrics() for run in side])
-        judged = [run.resampled(counts) for run in side]
-        runs = rng.integers(len(side), size=(resamples, len(side)))
-        drawn.append(
-            {k: _mean_of_runs(np.stack([j[k] for j in judged]), runs, tails) for k in judged[0]}
-        )
+    # (R, S) numbers of runs, for each group that is drawn for itself.
+    picks = [
+        rng.integers(len(side), size=(resamples, len(side)))
+        for side in ([first] if same_models else [first, second])
+    ]
     found = []
-    for metric in values[0][0]:
-        ours, theirs = ([run[metric] for run in side] for side in values)
-        differences = drawn[0][metric] - drawn[1][metric]
+    for metric in first[0].metrics:
+        values = tuple([run.metrics[metric] for run in side] for side in (first, second))
+        drawn = [np.stack([r.drawn(resamples, seed)[metric] for r in s]) for s in (first, second)]
+        sides = [(np.array(values[i]), drawn[i]) for i in (0, 1)]
+        if same_models:
+            sides = [(sides[0][0] - sides[1][0], sides[0][1] - sides[1][1])]
+        differences = _resampled_difference(*zip(*sides, strict=True), picks)
         # A metric of labels that a resample may have none of is NaN there.
         differences = differences[~np.isnan(differences)]
-        if len(differences) > 1 and not np.isnan([*ours, *theirs]).any():
+        if len(differences) > 1 and not np.isnan(np.concatenate(values)).any():
             found.append(
                 Comparison(
                     f"{first[0].evaluator.task}/{metric}",
-                    (ours, theirs),
-                    float(np.mean(ours) - np.mean(theirs)),
+                    values,
+                    float(np.mean(values[0]) - np.mean(values[1])),
                     float(differences.std(ddof=1)),
                     tuple(np.percentile(differences, _COVERED).tolist()),
                 )
@@ -201,17 +230,41 @@ def compare(
     return found
 
 
-def _tails(freedom: int) -> float:
+def _resampled_difference(
+    values: Sequence[np.ndarray], drawn: Sequence[np.ndarray], picks: Sequence[np.ndarray]
+) -> np.ndarray:
+    """(R,) from groups of runs: one of differences, or two of which the second is taken off.
+
+    Args:
+        values: (S,) of each group's runs on all images.
+        drawn: (S, R) of its runs in each resample.
+        picks: (R, S) numbers of the runs that each resample draws.
+    """
+    tails = _tails(_freedom(values))
+    means = [_mean_of_runs(d, p, tails) for d, p in zip(drawn, picks, strict=True)]
+    return means[0] if len(means) == 1 else means[0] - means[1]
+
+
+def _freedom(groups: Sequence[np.ndarray]) -> float:
+    """Welch's and Satterthwaite's degrees of freedom of means (S,); infinite without spread."""
+    spreads = [(np.var(g, ddof=1) / len(g), len(g) - 1) for g in groups if len(g) > 1]
+    total = sum(variance for variance, _ in spreads)
+    return total**2 / sum(v**2 / n for v, n in spreads) if total else np.inf
+
+
+def _tails(freedom: float) -> float:
     """How much wider than the normal one Student's distribution is at the interval's ends."""
-    if freedom < 1:
-        return 1.0
-    if freedom <= len(_STUDENT):
-        return _STUDENT[freedom - 1] / _NORMAL
-    return 1 + (_NORMAL**2 + 1) / (4 * freedom)
+    if freedom > len(_STUDENT):
+        square = _NORMAL**2
+        first, second = (square + 1) / 4, (5 * square**2 + 16 * square + 3) / 96
+        return 1 + first / freedom + second / freedom**2
+    # Close to exponential in 1 / freedom between two whole numbers.
+    known = 1 / np.arange(len(_STUDENT), 0, -1)
+    return float(np.exp(np.interp(1 / freedom, known, np.log(_STUDENT[::-1])))) / _NORMAL
 
 
 def _mean_of_runs(metric: np.ndarray, runs: np.ndarray, tails: float) -> np.ndarray:
-    """(R,) means of a side from (S, R) values and (R, S) numbers of the runs drawn."""
+    """(R,) means of a group from (S, R) values and (R, S) numbers of the runs drawn."""
     mean = metric.mean(0)
     if len(metric) == 1:
         return mean
@@ -225,8 +278,8 @@ def _check_alike(runs: Sequence[SavedStatistics]) -> None:
     # Average Precision have ids alone.
     images = "keys" if all("keys" in run.arrays for run in runs) else "file_names"
     for run in runs[1:]:
-        for field, what in ((images, "images"), ("label_names", "labels")):
-            ours, theirs = (set(x.arrays[field].tolist()) for x in (first, run))
+        for name, what in ((images, "images"), ("label_names", "labels")):
+            ours, theirs = (set(x.arrays[name].tolist()) for x in (first, run))
             if ours != theirs:
                 example = min(ours ^ theirs)
                 raise ValueError(
