@@ -1,5 +1,6 @@
 """Selected labels: dynamic κ, wishes of a caller, κ while training."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,26 @@ def test_masks_by_hand():
         assert [ids(mask) for mask in wishes.masks(K)] == [allowed, forced]
 
 
+@pytest.mark.parametrize("kind", [list, tuple, set, iter, np.array, torch.tensor])
+def test_ids_come_in_any_form(kind):
+    found = Selection(allow=kind([1, 2, 3]), deny=kind([3]), force=kind([2]))
+    assert found == Selection(allow=[3, 2, 1], deny=[3], force=[2])
+    assert found.masks(K)[0].nonzero().flatten().tolist() == [1, 2]
+    assert Selection(labels=kind([4])) == Selection(labels={4})
+
+
+@pytest.mark.parametrize("wish", [torch.ones(K).bool(), np.ones(K, dtype=bool), [True] * K])
+def test_masks_are_no_ids(wish):
+    with pytest.raises(TypeError, match="`deny` takes label ids"):
+        Selection(deny=wish)
+
+
+@pytest.mark.parametrize("wish", ["sky", ["sky"], [1.5], torch.ones(2)])
+def test_what_is_no_id_is_named(wish):
+    with pytest.raises(TypeError, match=r"`allow` takes label ids \(integers\), not \["):
+        Selection(allow=wish)
+
+
 def test_names_stand_for_ids():
     found = Selection.named(NAMES, allow=None, deny=["label 3", 5], force=["label 0"])
     assert found == Selection(deny=[3, 5], force=[0])
@@ -99,6 +120,17 @@ def test_denied_labels_rank_last_and_are_closed(kappa):
     assert few.ranking.tolist() == [1, 0][:kappa]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_allowed_labels_of_score_zero_rank_before_denied_ones(dtype):
+    presence = torch.tensor([[1.0, 0.8, 0.7, 0.0, 0.6]], dtype=dtype).logit()
+    for wishes, kappa, ranking in (
+        (Selection(allow=[3]), 1, [3]),
+        (Selection(deny=[0, 1, 2]), 2, [4, 3]),
+        (Selection(allow=[3, 0]), 4, [0, 3]),
+    ):
+        assert select(presence, kappa, wishes).ranking.tolist() == ranking
+
+
 @kappas
 def test_forced_labels_displace_the_last_ranked(kappa):
     presence = torch.arange(K).float()[None]
@@ -126,7 +158,7 @@ def test_an_empty_set_leaves_no_object_alone():
     ):
         assert len(found.ranking) == 0 and not found.open.any()
         logits = found.close(torch.randn(5, len(found.ids) + 1))
-        assert (logits[:, :-1] == -100).all() and (logits[:, -1] > -100).all()
+        assert logits.softmax(-1).tolist() == [[0] * len(found.ids) + [1]] * 5
 
 
 def test_labels_without_ranks_keep_their_order():

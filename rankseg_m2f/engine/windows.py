@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rankseg_m2f.evaluation.rle import encode
-from rankseg_m2f.modeling.inference import crop_and_resize, resize
+from rankseg_m2f.modeling.inference import best_pairs, crop_and_resize, resize
 from rankseg_m2f.modeling.mask_former import MaskFormer
 from rankseg_m2f.modeling.ranking import label_results
 from rankseg_m2f.rankseg.selection import SelectedLabels
@@ -150,9 +150,9 @@ class WindowedModel(nn.Module):
     ) -> Window:
         """The objects of one window that may be among the best of the video."""
         scores = self.model.class_scores(layer, selected)
-        flat = scores[:, :-1].flatten()
-        best = flat.topk(min(_CANDIDATES * self.model.options.max_instances, len(flat))).indices
-        chosen = (best // (scores.shape[1] - 1)).unique()
+        limit = _CANDIDATES * self.model.options.max_instances
+        _, query, _ = best_pairs(scores[:, :-1], selected.ids, limit)
+        chosen = query.unique()
         logits = layer.mask_logits[0, chosen]
         masks = [
             (crop_and_resize(resize(frame.float(), sizes.padded), sizes.resized, sizes.output) > 0)
@@ -174,7 +174,7 @@ class WindowedModel(nn.Module):
         for i, track in enumerate(tracks):
             if i not in pairs:
                 track.masks += [None] * new_frames
-                track.outlines = torch.zeros_like(found.outlines[0])
+                track.outlines = found.outlines.new_zeros(found.outlines.shape[1:])
                 continue
             j = pairs[i]
             track.logits = track.logits + found.logits[j]
@@ -196,15 +196,16 @@ class WindowedModel(nn.Module):
 
     def best(self, tracks: list[Track], selected: SelectedLabels, length: int) -> dict:
         """The best (track, label) pairs among the labels selected for the whole video."""
+        if not tracks:
+            return {"pred_scores": [], "pred_labels": [], "pred_masks": []}
         logits = torch.stack([track.logits / track.windows for track in tracks])[None]
         scores = self.model.class_scores(QueryPrediction(logits, logits, None), selected)
-        ids = selected.ids
-        flat = scores[:, :-1].flatten()
-        values, best = flat.topk(min(self.model.options.max_instances, len(flat)))
+        limit = self.model.options.max_instances
+        values, track, labels = best_pairs(scores[:, :-1], selected.ids, limit)
         return {
             "pred_scores": values.tolist(),
-            "pred_labels": ids[best % len(ids)].tolist(),
-            "pred_masks": [tracks[i].masks[:length] for i in (best // len(ids)).tolist()],
+            "pred_labels": labels.tolist(),
+            "pred_masks": [tracks[i].masks[:length] for i in track.tolist()],
         }
 
 

@@ -3,8 +3,9 @@
 Shapes: B clips, K labels, κ ranks.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import operator
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ TRAIN_SELECTIONS = ("official", "keep_present", "schedule", "all")
 
 @dataclass(frozen=True)
 class Selection:
-    """What a caller knows about the labels of one image or clip; label ids in [0, K).
+    """What a caller knows about the labels of one image or clip.
+
+    Each attribute may be given as any iterable of ids in [0, K), such as a list, a NumPy array or
+    a tensor, and is kept as a frozenset.
 
     Attributes:
         allow: only these may be predicted; None: all.
@@ -26,20 +30,24 @@ class Selection:
 
     Raises:
         ValueError: contradicting wishes.
+        TypeError: something else than ids, such as names (see `named`) or a mask.
     """
 
-    allow: Collection[int] | None = None
-    deny: Collection[int] = ()
-    force: Collection[int] = ()
-    labels: Collection[int] | None = None
+    allow: Iterable[int] | None = None
+    deny: Iterable[int] = ()
+    force: Iterable[int] = ()
+    labels: Iterable[int] | None = None
 
     def __post_init__(self):
-        forced = set(self.force)
-        if self.labels is not None and (self.allow is not None or self.deny or forced):
+        for field in fields(self):
+            wish = getattr(self, field.name)
+            if wish is not None:
+                object.__setattr__(self, field.name, _label_ids(field.name, wish))
+        if self.labels is not None and (self.allow is not None or self.deny or self.force):
             raise ValueError("`labels` says all; leave out `allow`, `deny` and `force`")
-        if both := forced & set(self.deny):
+        if both := self.force & self.deny:
             raise ValueError(f"labels {sorted(both)} are both forced and denied")
-        if self.allow is not None and (others := forced - set(self.allow)):
+        if self.allow is not None and (others := self.force - self.allow):
             raise ValueError(f"labels {sorted(others)} are forced but not allowed")
 
     @classmethod
@@ -72,7 +80,7 @@ class Selection:
             ValueError: an id outside [0, K), or no label left by `allow` and `deny`.
         """
         for name in ("allow", "deny", "force", "labels"):
-            unknown = [i for i in getattr(self, name) or () if not 0 <= i < num_labels]
+            unknown = sorted(i for i in getattr(self, name) or () if not 0 <= i < num_labels)
             if unknown:
                 raise ValueError(f"`{name}`: {unknown} are no labels in [0, {num_labels})")
         only, must = (self.allow, self.force) if self.labels is None else (self.labels,) * 2
@@ -85,6 +93,18 @@ class Selection:
         if self.labels is None and not allowed.any():
             raise ValueError(f"`allow` and `deny` leave none of {num_labels} labels")
         return allowed.to(device), forced.to(device)
+
+
+def _label_ids(name: str, wish: Iterable[int]) -> frozenset[int]:
+    """The ids of one wish."""
+    ids = list(wish.tolist() if isinstance(wish, Tensor) else wish)
+    # Booleans are integers to Python: a mask over labels would pass as the ids 0 and 1.
+    if any(isinstance(i, bool) for i in ids):
+        raise TypeError(f"`{name}` takes label ids, not a mask over labels")
+    try:
+        return frozenset(operator.index(i) for i in ids)
+    except TypeError as error:
+        raise TypeError(f"`{name}` takes label ids (integers), not {ids}") from error
 
 
 @dataclass(frozen=True)
@@ -104,9 +124,12 @@ class SelectedLabels:
     ranked: RankedLabels | None = None
 
     def close(self, logits: Tensor) -> Tensor:
-        """(..., κ + 1) logits, no-object last, in which only open labels can win."""
+        """(..., κ + 1) logits, no-object last, in which closed labels have probability zero.
+
+        No-object is always open, so that a softmax is never of closed logits alone.
+        """
         closed = torch.cat([~self.open, self.open.new_zeros(1)])
-        return logits.masked_fill(closed, -100.0)
+        return logits.masked_fill(closed, -torch.inf)
 
 
 def select(
@@ -127,7 +150,9 @@ def select(
         min_score, mass: see `label_count`.
     """
     allowed, forced = selection.masks(presence.shape[1], presence.device)
-    presence = presence.detach().masked_fill(~allowed, -torch.inf)
+    # A score of 0 has the logit -inf, too: labels that are not allowed rank below it.
+    finite = torch.finfo(presence.dtype)
+    presence = presence.detach().clamp(finite.min, finite.max).masked_fill(~allowed, -torch.inf)
     # Sets of a caller are small: one look at the GPU, at inference alone.
     ranked = RankedLabels.top(presence, max(kappa, int(forced.sum())), forced[None])
     ids = ranked.index[0]
