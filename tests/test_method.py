@@ -205,8 +205,8 @@ def test_kappa_at_evaluation(kappa):
     model = case.model("MODEL.RANKSEG.TOPK_EVAL", str(kappa))
     (result,) = model(case.inputs)
     assert len(result["label_ranking"]) == min(kappa, 40)
-    _, (layer,), presence = model.decode(case.inputs)
-    selected = model.select(presence, Selection())
+    _, (layer,), presence_logits = model.decode(case.inputs)
+    selected = model.select_labels(presence_logits, Selection())
     weight, bias = model.ml_norm.weight, model.ml_norm.bias
     columns = [min(i, 9) for i in range(len(selected.ids))] + [10]
     logits = layer.class_logits[0][:, [*selected.ids.tolist(), 40]]
@@ -249,14 +249,14 @@ def test_kept_labels_have_a_loss():
     dice = {}
     for selection in ("official", "keep_present"):
         model = case.model("MODEL.RANKSEG.TRAIN_SELECTION", selection)
-        clips, layers, presence = model.train().decode(inputs)
+        clips, layers, presence_logits = model.train().decode(inputs)
         with torch.no_grad():
             # No present label is among the 50 best.
-            presence[:, [4, 9, 77]] = -1000.0
+            presence_logits[:, [4, 9, 77]] = -1000.0
         targets = clips.targets(model.num_labels)
-        ranked = model.rank(presence, targets)
-        layers = [model.ranked(layer, ranked.with_void()) for layer in layers]
-        dice[selection] = model.losses(layers, targets, presence, ranked)["loss_dice"]
+        ranked = model.rank(presence_logits, targets)
+        layers = [model.rank_layer(layer, ranked.with_void()) for layer in layers]
+        dice[selection] = model.losses(layers, targets, presence_logits, ranked)["loss_dice"]
     assert dice["official"] == 0 and dice["keep_present"] > 0
 
 

@@ -82,7 +82,7 @@ def build_criterion(cfg: CfgNode) -> SetCriterion:
     )
 
 
-def inference_options(cfg: CfgNode) -> InferenceOptions:
+def build_inference_options(cfg: CfgNode) -> InferenceOptions:
     """What MODEL.MASK_FORMER.TEST asks for."""
     test = cfg.MODEL.MASK_FORMER.TEST
     return InferenceOptions(
@@ -136,7 +136,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     """
     node = cfg.MODEL.RANKSEG
     num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    options = rank_options(node, num_labels)
+    options = build_rank_options(node, num_labels)
     parts = {"rank_options": options, "ml_head": None, "ml_norm": None}
     _warn_of_flat_scores(cfg)
     if not node.FLAG:
@@ -174,7 +174,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     return parts
 
 
-def rank_options(node: CfgNode, num_labels: int) -> RankOptions:
+def build_rank_options(node: CfgNode, num_labels: int) -> RankOptions:
     """MODEL.RANKSEG as options.
 
     Raises:

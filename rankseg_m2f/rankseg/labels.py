@@ -25,11 +25,11 @@ class RankedLabels:
         self.num_labels = num_labels
 
     @classmethod
-    def top(cls, presence: Tensor, kappa: int, keep: Tensor | None = None) -> "RankedLabels":
+    def top(cls, presence_logits: Tensor, kappa: int, keep: Tensor | None = None) -> "RankedLabels":
         """The κ labels with the highest presence logits, in descending order.
 
         Args:
-            presence: (B, K) float, presence logits or scores.
+            presence_logits: (B, K) float; scores of any other kind serve as well.
             kappa: κ; larger than K means K (a pure sort).
             keep: (B, K) bool, labels that must be selected: they displace the last-ranked ones,
                 while the order stays that of the scores. With more than κ of them in a row, the
@@ -38,19 +38,19 @@ class RankedLabels:
         Raises:
             ValueError: κ < 1.
         """
-        num_labels = presence.shape[1]
+        num_labels = presence_logits.shape[1]
         if kappa < 1:
             raise ValueError(f"TOPK={kappa}: selection needs at least one of {num_labels} labels")
         kappa = min(kappa, num_labels)
-        presence = presence.detach()
+        presence_logits = presence_logits.detach()
         if keep is None:
-            return cls(presence.topk(kappa, dim=1).indices, num_labels)
+            return cls(presence_logits.topk(kappa, dim=1).indices, num_labels)
         # Kept labels first, each group by score: two stable sorts, so that scores of any size and
         # sign (infinities included) cannot tip a label over the edge.
-        by_score = presence.sort(dim=1, descending=True, stable=True).indices
+        by_score = presence_logits.sort(dim=1, descending=True, stable=True).indices
         kept_first = keep.gather(1, by_score).sort(dim=1, descending=True, stable=True).indices
         chosen = by_score.gather(1, kept_first[:, :kappa])
-        order = presence.gather(1, chosen).sort(dim=1, descending=True, stable=True).indices
+        order = presence_logits.gather(1, chosen).sort(dim=1, descending=True, stable=True).indices
         return cls(chosen.gather(1, order), num_labels)
 
     def with_void(self) -> "RankedLabels":

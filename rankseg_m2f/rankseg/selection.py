@@ -114,7 +114,8 @@ class SelectedLabels:
     Attributes:
         ids: (κ,) int64 label of each column of the scores.
         open: (κ,) bool, whether it may be predicted.
-        ranking: (at most κ,) int64 the open ones, most probable first; None without presence.
+        ranking: (at most κ,) int64 the open ones, most probable first; None without presence
+            logits.
         ranked: the ranking of `ids`; None where labels keep their order.
     """
 
@@ -133,7 +134,7 @@ class SelectedLabels:
 
 
 def select(
-    presence: Tensor,
+    presence_logits: Tensor,
     kappa: int,
     selection: Selection,
     min_score: float = 0.0,
@@ -145,41 +146,46 @@ def select(
     the temperature's LayerNorm: labels not chosen are closed after it.
 
     Args:
-        presence: (1, K) float presence logits.
+        presence_logits: (1, K) float presence logits.
         kappa: κ; more where more labels are forced.
         min_score, mass: see `label_count`.
     """
-    allowed, forced = selection.masks(presence.shape[1], presence.device)
+    allowed, forced = selection.masks(presence_logits.shape[1], presence_logits.device)
     # A score of 0 has the logit -inf, too: labels that are not allowed rank below it.
-    finite = torch.finfo(presence.dtype)
-    presence = presence.detach().clamp(finite.min, finite.max).masked_fill(~allowed, -torch.inf)
+    finite = torch.finfo(presence_logits.dtype)
+    presence_logits = presence_logits.detach().clamp(finite.min, finite.max)
+    presence_logits = presence_logits.masked_fill(~allowed, -torch.inf)
     # Sets of a caller are small: one look at the GPU, at inference alone.
-    ranked = RankedLabels.top(presence, max(kappa, int(forced.sum())), forced[None])
+    ranked = RankedLabels.top(presence_logits, max(kappa, int(forced.sum())), forced[None])
     ids = ranked.index[0]
-    chosen = torch.arange(len(ids), device=ids.device) < label_count(presence, min_score, mass)
+    count = label_count(presence_logits, min_score, mass)
+    chosen = torch.arange(len(ids), device=ids.device) < count
     chosen = (chosen & allowed[ids]) | forced[ids]
     return SelectedLabels(ids, chosen, ids[chosen], ranked)
 
 
 def unranked(
-    num_labels: int, device: torch.device, selection: Selection, presence: Tensor | None = None
+    num_labels: int,
+    device: torch.device,
+    selection: Selection,
+    presence_logits: Tensor | None = None,
 ) -> SelectedLabels:
     """All labels in their own order, for models that do not rank.
 
     Args:
-        presence: (1, K) presence logits of a head that is not used to select.
+        presence_logits: (1, K) presence logits of a head that is not used to select.
     """
     allowed, _ = selection.masks(num_labels, device)
-    order = None if presence is None else presence[0].argsort(descending=True)
+    order = None if presence_logits is None else presence_logits[0].argsort(descending=True)
     ranking = None if order is None else order[allowed[order]]
     return SelectedLabels(torch.arange(num_labels, device=device), allowed, ranking)
 
 
-def label_count(presence: Tensor, min_score: float = 0.0, mass: float = 1.0) -> Tensor:
+def label_count(presence_logits: Tensor, min_score: float = 0.0, mass: float = 1.0) -> Tensor:
     """Dynamic κ (Sec. 4.2): how many of each clip's best labels are selected, at least one.
 
     Args:
-        presence: (B, K) float presence logits.
+        presence_logits: (B, K) float presence logits.
         min_score: presence probability a label needs; 0 is no limit.
         mass: share in (0, 1] of the summed presence probabilities (the expected number of labels)
             that the selected ones hold together; 1 is no limit.
@@ -187,7 +193,7 @@ def label_count(presence: Tensor, min_score: float = 0.0, mass: float = 1.0) -> 
     Returns:
         (B,) int64 in [1, K].
     """
-    scores = presence.float().sigmoid().sort(dim=1, descending=True).values
+    scores = presence_logits.float().sigmoid().sort(dim=1, descending=True).values
     count = (scores >= min_score).sum(1)
     if mass < 1:
         before = scores.cumsum(1) - scores
