@@ -170,13 +170,16 @@ def test_labels_without_ranks_keep_their_order():
 
 
 def test_kappa_shrinks_between_the_ends_of_its_schedule():
+    ends = (0.2, 0.8)
     with pytest.raises(ValueError, match=r"set `model\.progress`"):
-        training_kappa("schedule", 3, K, None)
-    assert training_kappa("schedule", K, K, None) == training_kappa("all", 3, K, None) == K
-    assert training_kappa("official", 3, K, 0.0) == training_kappa("keep_present", 3, K, 1.0) == 3
-    assert training_kappa("all", 3, K, 1.0) == K
-    found = [training_kappa("schedule", 3, K, p / 100, (0.2, 0.8)) for p in range(101)]
+        training_kappa("schedule", 3, K, None, ends)
+    assert training_kappa("schedule", K, K, None, ends) == K
+    assert training_kappa("schedule", K, K, 0.5, ends) == K
+    for progress in (None, 0.0, 0.5, 1.0):
+        assert training_kappa("all", 3, K, progress, ends) == K
+        assert training_kappa("official", 3, K, progress, ends) == 3
+        assert training_kappa("keep_present", 3, K, progress, ends) == 3
+    found = [training_kappa("schedule", 3, K, p / 100, ends) for p in range(101)]
     assert found[:21] == [K] * 21 and found[80:] == [3] * 21
     assert found[50] == round((K + 3) / 2)
     assert found == sorted(found, reverse=True) and set(found) == set(range(3, K + 1))
-    assert training_kappa("schedule", K, K, 0.5) == K

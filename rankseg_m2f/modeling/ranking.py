@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rankseg_m2f.rankseg.labels import RankedLabels
+from rankseg_m2f.rankseg.labels import ABSENT_LOGIT, RankedLabels
 from rankseg_m2f.rankseg.selection import SelectedLabels
 from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
 
@@ -16,7 +16,7 @@ from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
 def mask_absent(layer: QueryPrediction, presence: Tensor) -> QueryPrediction:
     """The layer with no label winning that is absent from the ground truth, (B, K) bool."""
     absent = torch.cat([~presence, presence.new_zeros(len(presence), 1)], dim=1).unsqueeze(1)
-    return replace(layer, class_logits=layer.class_logits.masked_fill(absent, -100.0))
+    return replace(layer, class_logits=layer.class_logits.masked_fill(absent, ABSENT_LOGIT))
 
 
 def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[ClipTargets]:

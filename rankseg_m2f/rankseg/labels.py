@@ -6,6 +6,10 @@ Shapes: B clips, K labels, κ selected labels, D channels.
 import torch
 from torch import Tensor
 
+# Logit of a label that cannot win, as in the official code: its probability is next to zero, while
+# a LayerNorm over ranks stays finite.
+ABSENT_LOGIT = -100.0
+
 
 class RankedLabels:
     """The labels selected for each clip, most probable first (Eq. 2 of the paper).
@@ -74,11 +78,8 @@ class RankedLabels:
         """Values per label (B, ..., K at `dim`, ...) to values per rank (..., κ at `dim`, ...)."""
         return values.gather(dim, self._expand(values, dim))
 
-    def scatter(self, values: Tensor, dim: int, fill: float = -100.0) -> Tensor:
-        """Values per rank back to values per label; `fill` where a label was not selected.
-
-        The default makes a logit whose probability is zero, as in the official code.
-        """
+    def scatter(self, values: Tensor, dim: int, fill: float = ABSENT_LOGIT) -> Tensor:
+        """Values per rank back to values per label; `fill` where a label was not selected."""
         shape = list(values.shape)
         shape[dim] = self.num_labels
         return values.new_full(shape, fill).scatter(dim, self._expand(values, dim), values)

@@ -205,8 +205,8 @@ def training_kappa(
     train_selection: str,
     kappa: int,
     num_labels: int,
-    progress: float | None = 0.0,
-    schedule: tuple[float, float] = (0.0, 1.0),
+    progress: float | None,
+    schedule: tuple[float, float],
 ) -> int:
     """κ while training: a function of the iteration, so a resumed run goes on with the same.
 
@@ -214,6 +214,7 @@ def training_kappa(
         train_selection: one of `TRAIN_SELECTIONS`. "all" is K; "schedule" shrinks linearly from K
             to κ between the two shares of `schedule`; the others are κ.
         progress: share of training done, in [0, 1]; None: not known.
+        schedule: (start, end), 0 <= start < end <= 1.
 
     Raises:
         ValueError: a schedule whose progress is not known.
