@@ -260,6 +260,28 @@ def test_kept_labels_have_a_loss():
     assert dice["official"] == 0 and dice["keep_present"] > 0
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_the_head_reads_the_queries_of_its_layer(place):
+    case = load_case("image_r50_rankseg")
+    model = case.model("MODEL.RANKSEG.QUERY_LAYER", str(place)).train()
+    seen = []
+    model.ml_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    _, layers, presence_logits = model.decode(case.inputs)
+    queries = [layer.queries for layer in layers]
+    assert len(queries) == 5
+    assert [torch.equal(x, seen[0]) for x in queries] == [i == place for i in range(5)]
+    grads = torch.autograd.grad(presence_logits.square().sum(), queries, allow_unused=True)
+    assert grads[place].abs().sum(2).gt(0).all()
+    assert all(grad is None for grad in grads[place + 1 :])
+
+
+@pytest.mark.parametrize("place", [-1, 5])
+def test_the_decoder_has_the_heads_layer(place):
+    message = f"QUERY_LAYER={place} needs a decoder of that many layers; .*DEC_LAYERS=5 makes 4"
+    with pytest.raises(ValueError, match=message):
+        load_case("image_r50_rankseg").model("MODEL.RANKSEG.QUERY_LAYER", str(place))
+
+
 def test_cosines_with_a_scale():
     case = load_case("image_r50_baseline")
     cosine = ("MODEL.SEM_SEG_HEAD.USE_LAYERNORM", "True")
