@@ -104,7 +104,7 @@ def _rename_sections(loaded: dict[str, Any], filename: str) -> None:
         if isinstance(node, dict) and isinstance(node.get(old_name), dict):
             logger.warning("%s: %s is called %s now", filename, old, new)
             new_name = new.rpartition(".")[2]
-            # Bases came with their new names: what this file itself says goes before them.
+            # Bases have their new names already; what this file itself says overrides them.
             node[new_name] = {**node.get(new_name, {}), **node.pop(old_name)}
 
 
@@ -227,7 +227,7 @@ def _add_mask_former(cfg: Config) -> None:
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
     # (ours) Frames of a video seen at once, and how many of them the next window sees again, to
-    # find objects back; 0: all, as the official code. Memory does not grow with the video then.
+    # recognise objects; 0: all, as the official code. Memory does not grow with the video then.
     node.TEST.WINDOW = 0
     node.TEST.WINDOW_OVERLAP = 4
 

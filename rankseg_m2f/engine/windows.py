@@ -1,7 +1,7 @@
 """Long videos in overlapping windows; only results (run lengths, label maps) grow with them.
 
-Each window is seen as a clip of its own. Its objects are found back in the next window by the
-frames both see and by class; class logits and label scores are averaged over windows, so the
+Each window is seen as a clip of its own. Its objects are recognised in the next window by
+the frames both see and by class; class logits and label scores are averaged over windows, so the
 labels of a track are ranked once, for the whole video.
 
 Shapes: Q queries, M candidates, W frames of a window, O frames seen again, K labels;

@@ -41,11 +41,11 @@ class LabelClassifier(ClipModel):
         Args:
             feature: name of the backbone's feature map.
             ml_head: (B, tokens, C) to (B, K) presence logits.
-            rank_options: of them κ and dynamic κ at evaluation and the weight of "loss_ml" count.
+            rank_options: used are κ and dynamic κ at evaluation, and the weight of "loss_ml".
             input_settings: see `ClipModel`.
 
         Raises:
-            ValueError: a loss of no weight.
+            ValueError: the weight of "loss_ml" is 0 or less.
         """
         super().__init__(**input_settings)
         if rank_options.loss_weight <= 0:

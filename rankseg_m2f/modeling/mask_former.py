@@ -39,8 +39,9 @@ class MaskFormer(ClipModel):
     """Backbone, pixel decoder, query decoder; RankSeg between decoder and losses or results.
 
     Attributes:
-        progress: share of training done, in [0, 1]. Who trains sets it before each step, since a
-            scheduled κ (TRAIN_SELECTION) follows it; None until then. Not saved in checkpoints.
+        progress: share of training done, in [0, 1]. The training loop sets it before each step,
+            since a scheduled κ (TRAIN_SELECTION) follows it; None until then. Not saved in
+            checkpoints.
     """
 
     @configurable

@@ -33,7 +33,7 @@ class RankOptions:
     query_layer: int
     # USE_GT: labels absent from the ground truth cannot win, before ranking.
     oracle_train: bool
-    # USE_GT_EVAL alone: the ground truth is what the caller selects.
+    # USE_GT_EVAL without USE_GT: as if the caller selected the labels of the ground truth.
     oracle_eval: bool
     oracle_aux: bool
     full_sem_seg: bool

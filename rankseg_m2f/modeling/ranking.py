@@ -14,7 +14,7 @@ from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
 
 
 def mask_absent(layer: QueryPrediction, presence: Tensor) -> QueryPrediction:
-    """The layer with no label winning that is absent from the ground truth, (B, K) bool."""
+    """The layer in which labels absent from the ground truth, `presence` (B, K), cannot win."""
     absent = torch.cat([~presence, presence.new_zeros(len(presence), 1)], dim=1).unsqueeze(1)
     return replace(layer, class_logits=layer.class_logits.masked_fill(absent, ABSENT_LOGIT))
 

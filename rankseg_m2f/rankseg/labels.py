@@ -50,7 +50,7 @@ class RankedLabels:
         if keep is None:
             return cls(presence_logits.topk(kappa, dim=1).indices, num_labels)
         # Kept labels first, each group by score: two stable sorts, so that scores of any size and
-        # sign (infinities included) cannot tip a label over the edge.
+        # sign (infinities included) cannot push a kept label out.
         by_score = presence_logits.sort(dim=1, descending=True, stable=True).indices
         kept_first = keep.gather(1, by_score).sort(dim=1, descending=True, stable=True).indices
         chosen = by_score.gather(1, kept_first[:, :kappa])

@@ -155,7 +155,7 @@ def select(
     finite = torch.finfo(presence_logits.dtype)
     presence_logits = presence_logits.detach().clamp(finite.min, finite.max)
     presence_logits = presence_logits.masked_fill(~allowed, -torch.inf)
-    # Sets of a caller are small: one look at the GPU, at inference alone.
+    # `int` waits for the GPU; only inference comes here.
     ranked = RankedLabels.top(presence_logits, max(kappa, int(forced.sum())), forced[None])
     ids = ranked.index[0]
     count = label_count(presence_logits, min_score, mass)

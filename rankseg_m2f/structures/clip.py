@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
 
 @dataclass
 class ClipBatch:
-    """Frames as the backbone takes them, with what is needed to find the way back.
+    """Frames as the backbone takes them, and what relates them to inputs and results.
 
     Attributes:
         frames: (B * T, 3, H, W) float, normalised, zero-padded right and bottom; frames of a clip
@@ -40,7 +40,7 @@ class ClipBatch:
         sizes: B pairs (h, w) before padding.
         output_sizes: B pairs (height, width) results are wanted in.
         instances: per clip, T Instances; None where the input has none.
-        is_video: whether inputs were lists of frames, be it of one; results then have a T axis.
+        is_video: whether inputs were lists of frames, even of one; results then have a T axis.
         label_scores: per clip (K,) presence probabilities; None where the input has none.
     """
 
