@@ -104,7 +104,7 @@ def _rename_sections(loaded: dict[str, Any], filename: str) -> None:
         if isinstance(node, dict) and isinstance(node.get(old_name), dict):
             logger.warning("%s: %s is called %s now", filename, old, new)
             new_name = new.rpartition(".")[2]
-            # Bases came with their new names: what this file itself says goes before them.
+            # Bases have their new names already; what this file itself says overrides them.
             node[new_name] = {**node.get(new_name, {}), **node.pop(old_name)}
 
 
@@ -132,6 +132,9 @@ def get_cfg() -> Config:
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # (ours) YAML files that describe your own datasets; see datasets/README.md.
     cfg.DATASETS.DEFINITIONS = []
+    # (ours) VSPW's kind of dataset: predicted label maps are kept, for its official scripts, as
+    # OUTPUT_DIR/inference/NAME/predictions/VIDEO/FRAME.png with the ids of the dataset's own maps.
+    cfg.TEST.DUMP_PREDICTIONS = False
     # Written by official RankSeg runs; accepted so that their dumped configs load.
     cfg.LOG_OUTPUT = None
     return cfg
@@ -207,7 +210,7 @@ def _add_mask_former(cfg: Config) -> None:
     node.TRANSFORMER_IN_FEATURE = "res5"
     node.ENFORCE_INPUT_PROJ = False
     node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
-    # Input is padded to a multiple of this (the backbone's own need included).
+    # Input is padded to a multiple of this; negative: of what the backbone needs.
     node.SIZE_DIVISIBILITY = 32
     # Points per mask in matching and mask losses (PointRend's importance sampling).
     node.TRAIN_NUM_POINTS = 112 * 112
@@ -224,7 +227,7 @@ def _add_mask_former(cfg: Config) -> None:
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
     # (ours) Frames of a video seen at once, and how many of them the next window sees again, to
-    # find objects back; 0: all, as the official code. Memory does not grow with the video then.
+    # recognise objects; 0: all, as the official code. Memory does not grow with the video then.
     node.TEST.WINDOW = 0
     node.TEST.WINDOW_OVERLAP = 4
 
@@ -297,12 +300,13 @@ def _add_rankseg(cfg: Config) -> None:
     node.TEMPERATURE = "layernorm"
     # (ours) First value of 1/τ for "rank" and "shared"; a cosine classifier needs 10 or more.
     node.TEMPERATURE_INIT = 1.0
-    # (ours) With κ < K a young head starves the classifier: present labels outside the top κ have
-    # no loss. Official runs have κ = K and never meet the question. While training, "official": so
-    # be it; "keep_present": present labels displace the last-ranked ones, whose temperatures can
-    # then learn what evaluation does not know; "schedule": κ shrinks from K to TOPK; "all": κ
-    # is K, and TOPK at evaluation alone, where a LayerNorm over ranks meets fewer ranks than it was
-    # trained with. The last two have K + 1 temperatures. docs/EVIDENCE.md compares them.
+    # (ours) With κ < K an untrained head starves the classifier: present labels outside the top κ
+    # have no loss. Official runs have κ = K and never meet the question. While training,
+    # "official": nothing is done about it; "keep_present": present labels displace the last-ranked
+    # ones, whose temperatures can then learn what evaluation does not know; "schedule": κ shrinks
+    # from K to TOPK; "all": κ is K, and TOPK at evaluation alone, where a LayerNorm over ranks
+    # meets fewer ranks than it was trained with. The last two have K + 1 temperatures.
+    # docs/EVIDENCE.md compares them.
     node.TRAIN_SELECTION = "official"
     # (ours) Shares of training between which a scheduled κ shrinks, linearly.
     node.TRAIN_SCHEDULE = (0.0, 0.5)

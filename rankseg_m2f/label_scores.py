@@ -24,8 +24,8 @@ def record_key(record: Mapping, roots: Iterable[str]) -> str:
     """What tells a record from others wherever its dataset lies on a disk.
 
     It is the path of the picture, or of the first frame of a video or clip, from the image root
-    on, whose own name comes first: "train2017/000000000009.jpg". Folders of splits are part of it
-    so, since pictures of two splits often have the same names.
+    on, whose own name comes first: "train2017/000000000009.jpg". Folders of splits are thus
+    part of it, since pictures of two splits often have the same names.
 
     Args:
         record: Detectron2's, or the evaluation's input, with `file_name` or `file_names`.
@@ -54,7 +54,7 @@ class LabelScores:
             files: npz files, see above.
             roots: see `record_key`.
             num_labels: K.
-            label_names: K names that those of the files must be; None: not known.
+            label_names: K names that those of the files must equal; None: not known.
 
         Raises:
             FileNotFoundError: no such file.

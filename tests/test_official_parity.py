@@ -4,6 +4,8 @@ Tolerances are those of fp32 noise, measured by running the official code with o
 and without oneDNN.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from golden import IMAGE_CASES, SEM_SEG_STEP, load_case
@@ -68,14 +70,14 @@ def test_ranking_of_every_layer(name):
     official, model = case.outputs, case.model()
     layers = run_layers(case, model)[-1]
     with torch.no_grad():
-        presence = model.presence(layers)
-        ranked = model.rank(presence, None).with_void()
-        close(presence, official["img_pred"], 3e-6)
+        presence_logits = model.presence_logits(layers)
+        ranked = model.rank(presence_logits, []).with_void()
+        close(presence_logits, official["img_pred"], 3e-6)
         assert torch.equal(ranked.index, official["topk_index"])
         for i, layer in enumerate(layers):
             key = "pred_logits" if layer is layers[-1] else f"aux_pred_logits.{i}"
             close(ranked.gather(layer.class_logits, 2), official[f"gathered_{key}"], 5e-5)
-            logits = model.ranked(layer, ranked).class_logits
+            logits = model.rank_layer(layer, ranked).class_logits
             close(logits, official[f"ln_{key}"], 5e-5)
         close(ranked.scatter(logits, 2), official["final_pred_logits"], 5e-5)
 
@@ -84,11 +86,11 @@ def test_oracle_logits():
     case = load_case("image_r50_gt")
     model = case.model()
     clips, *_, layers = run_layers(case, model)
-    masked = model.mask_absent(layers, clips.labels())
+    masked = model.apply_oracle(layers, clips.labels())
     close(masked[-1].class_logits, case.outputs["final_pred_logits"], 5e-5)
     assert masked[0] is layers[0]  # officially, the auxiliary layers are spared
-    model.rank_options.oracle_aux = True
-    assert (model.mask_absent(layers, clips.labels())[0].class_logits == -100).any()
+    model.rank_options = replace(model.rank_options, oracle_aux=True)
+    assert (model.apply_oracle(layers, clips.labels())[0].class_logits == -100).any()
 
 
 @cases

@@ -1,7 +1,10 @@
 """RankSeg in a segmentor of pixels."""
 
+import re
+
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 from rankseg_m2f.modeling.pixel.ranked_pixel_head import RankedPixelHead
@@ -53,6 +56,31 @@ def test_pixels_of_labels_not_selected_are_ignored():
     keeping = ToySegmentor(kappa=2, keep_present=True)
     target[:, :4] = int((~selected).nonzero()[0])
     assert keeping(images, target)["loss_seg"] > 0
+
+
+def test_readmes_blocks_that_need_no_checkpoint_run():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = [block for block in blocks if "engine" not in block]
+    assert len(blocks) == 2
+    # More ranks than a label map of bytes could tell from 255.
+    batch, num_labels, in_channels, kappa = 2, 300, 16, 280
+    features, class_weight = torch.randn(batch, in_channels, 4, 4), torch.randn(num_labels, 16)
+    pixel_logits = torch.einsum("kc,bchw->bkhw", class_weight, features)
+    presence_logits = torch.arange(num_labels).flip(0).float().expand(batch, -1)
+    label_map = torch.randint(0, num_labels, (batch, 4, 4))
+    label_map[:, 0] = torch.tensor([255, 279, 280, 299])
+    names = dict(locals())
+    for block in blocks:
+        exec(block, names)
+    # Labels stand at the ranks of their ids.
+    torch.testing.assert_close(names["selected"], pixel_logits[:, :kappa])
+    expected = names["temperature"](pixel_logits[:, :kappa], dim=1)
+    torch.testing.assert_close(names["logits"], expected)
+    assert torch.equal(names["target"], label_map.where(label_map < kappa, -1))
+    assert names["losses"].keys() == {"loss_seg", "loss_ml"}
+    assert all(torch.isfinite(loss) and loss > 0 for loss in names["losses"].values())
+    selected = (names["full"] != -100).flatten(2).any(2).sum(1)
+    assert names["full"].shape == pixel_logits.shape and (selected == kappa).all()
 
 
 def test_a_toy_learns():

@@ -580,7 +580,9 @@ def test_dumped_predictions_are_the_datasets_own_ids(register, tmp_path, labels)
     records = clips(CROP / "truth", 20)
     names = [str(i) for i in range(labels)]
     name = vspw(register, "test_dump", records, label_names=names, ignore_label=65535)
-    evaluator = VideoSemanticEvaluator(name, tmp_path / "new", dump=True)
+    cfg = config()
+    cfg.TEST.DUMP_PREDICTIONS = True
+    evaluator, _ = build_evaluator(cfg, name, tmp_path / "new")._evaluators
     run(evaluator, records, CROP / "prediction")
     paths = sorted((CROP / "prediction").rglob("*.png"))
     written = sorted((tmp_path / "new" / "predictions").rglob("*.png"))

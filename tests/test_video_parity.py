@@ -3,6 +3,8 @@
 One case is part of the project; the others, marked shared, are read from the golden data beside it.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from golden import load_case
@@ -31,13 +33,13 @@ def test_features_decoder_layers_and_ranks(name):
     if model.ml_head is None:
         return
     with torch.no_grad():
-        presence = model.presence(layers)
-        ranked = model.rank(presence, None).with_void()
-        close(presence, official["img_pred"], 3e-6)
+        presence_logits = model.presence_logits(layers)
+        ranked = model.rank(presence_logits, []).with_void()
+        close(presence_logits, official["img_pred"], 3e-6)
         assert torch.equal(ranked.index, official["topk_index"])
         for i, layer in enumerate(layers):
             key = "pred_logits" if layer is layers[-1] else f"aux_pred_logits.{i}"
-            close(model.ranked(layer, ranked).class_logits, official[f"ln_{key}"], 5e-5)
+            close(model.rank_layer(layer, ranked).class_logits, official[f"ln_{key}"], 5e-5)
 
 
 @cases
@@ -80,7 +82,7 @@ def test_semantic_maps():
 def test_one_frame_through_the_video_path_is_the_image(name):
     case = load_case(name)
     model = case.model("MODEL.RANKSEG.FULL_SEM_SEG", "True", *TEN)
-    model.options.panoptic = False
+    model.inference_options = replace(model.inference_options, panoptic=False)
     image = case.inputs[0]
     with torch.no_grad():
         (still,) = model([image])

@@ -1,5 +1,7 @@
 """Long videos in windows: nothing is lost, one window changes nothing, tracks go on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def test_one_window_gives_what_the_model_gives(ranked):
     case = load_case("video_vis_rankseg_k10")
     model = case.model(*TEN, "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "True")
     if not ranked:
-        model.rank_options.selection = False
+        model.rank_options = replace(model.rank_options, selection=False)
     with torch.no_grad():
         (whole,) = model(case.inputs)
         (found,) = WindowedModel(model, window=3, overlap=1)(case.inputs)
@@ -43,6 +45,21 @@ def test_one_window_gives_what_the_model_gives(ranked):
         assert np.array_equal(decoded(runs, mask.shape[1:]), mask.numpy())
     assert torch.equal(found["sem_seg"].argmax(0).long(), whole["sem_seg"].argmax(0))
     assert torch.equal(found["label_ranking"], whole["label_ranking"])
+
+
+@torch.no_grad()
+def test_output_size_and_empty_videos_are_as_of_the_model():
+    case = load_case("video_vis_rankseg_k10")
+    model = case.model(*TEN)
+    windowed = WindowedModel(model, window=3, overlap=1)
+    bare = {"image": case.inputs[0]["image"]}
+    (whole,), (found,) = model([bare]), windowed([bare])
+    assert found["image_size"] == whole["image_size"] == tuple(bare["image"][0].shape[-2:])
+    for runs, mask in zip(found["pred_masks"], whole["pred_masks"], strict=True):
+        assert np.array_equal(decoded(runs, mask.shape[1:]), mask.numpy())
+    for refusing, frames in ((model, []), (windowed, []), (windowed, iter([]))):
+        with pytest.raises(ValueError, match=r"at least one, got \[0\]"):
+            refusing([{"image": frames}])
 
 
 def test_an_object_that_stands_still_stays_one_track():
@@ -60,7 +77,7 @@ def test_an_object_that_stands_still_stays_one_track():
         assert len(runs) == 12 and runs[:4] == once
 
 
-def outlines(*columns, frames=2):
+def coarse_masks(*columns, frames=2):
     """(M, frames, 4, 8) masks of one column each."""
     masks = torch.zeros(len(columns), frames, 4, 8, dtype=torch.bool)
     for mask, column in zip(masks, columns, strict=True):
@@ -70,12 +87,12 @@ def outlines(*columns, frames=2):
 
 def test_matching_is_by_place_and_class():
     logits = torch.eye(3) * 9
-    tracks = [Track(logits[k], 1, 0.5, outlines(c)[0]) for k, c in ((0, 1), (1, 5))]
-    found = Window(logits[[1, 0, 2]], torch.ones(3), outlines(5, 1, 7), [[]] * 3)
+    tracks = [Track(logits[k], 1, 0.5, coarse_masks(c)[0]) for k, c in ((0, 1), (1, 5))]
+    found = Window(logits[[1, 0, 2]], torch.ones(3), coarse_masks(5, 1, 7), [[]] * 3)
     assert match(tracks, found, seen=2) == {0: 1, 1: 0}
     assert match(tracks, found, seen=0) == match([], found, seen=2) == {}
     # The same class elsewhere is a new object.
-    elsewhere = Window(logits[[0]], torch.ones(1), outlines(7), [[]])
+    elsewhere = Window(logits[[0]], torch.ones(1), coarse_masks(7), [[]])
     assert match(tracks, elsewhere, seen=2) == {}
 
 
@@ -83,10 +100,10 @@ def test_a_track_without_successor_ends_and_a_new_one_begins():
     case = load_case("video_vis_rankseg_k10")
     windowed = WindowedModel(case.model(*TEN), window=2, overlap=1)
     logits = torch.eye(3) * 9
-    gone = Track(logits[0], 1, 0.9, outlines(1)[0], [{"a": 1}, {"b": 2}])
-    found = Window(logits[[1]], torch.tensor([0.8]), outlines(6), [[{"c": 3}]])
+    gone = Track(logits[0], 1, 0.9, coarse_masks(1)[0], [{"a": 1}, {"b": 2}])
+    found = Window(logits[[1]], torch.tensor([0.8]), coarse_masks(6), [[{"c": 3}]])
     tracks = windowed.continued([gone], found, seen=1, done=2)
-    assert [track.masks for track in tracks] == [
+    assert [track.rles for track in tracks] == [
         [{"a": 1}, {"b": 2}, None],
         [None, None, {"c": 3}],
     ]

@@ -15,8 +15,8 @@ def sample_training_frames(
 ) -> list[int]:
     """A random frame and others near it, as the official YouTube-VIS recipe draws them.
 
-    Frames are distinct while the neighbourhood has enough of them (officially they may repeat,
-    which differs for more than two alone); beyond that they repeat as evenly as possible.
+    Frames are distinct while the neighbourhood has enough of them; beyond that they repeat as
+    evenly as possible. The official code may repeat frames, which differs for more than two only.
 
     Args:
         length: frames of the video, at least 1.

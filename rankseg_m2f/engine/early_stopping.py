@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 # Not an error: Detectron2's loop logs a traceback of every Exception.
 class TrainingEnded(BaseException):
-    """Raised out of the training loop, whose end is fixed."""
+    """Raised to leave Detectron2's training loop, which has no other early exit."""
 
 
 class BestModel(HookBase):

@@ -20,7 +20,7 @@ TOP_MODULES = (
 _NEEDED = re.compile(r"sem_seg_head\.predictor\..+|ml_head\..+|ml_norm\..+")
 # Tensors made for a set of labels.
 _LABEL_HEAD = re.compile(r"sem_seg_head\.predictor\.class_embed\..+|ml_head\..+|ml_norm\..+")
-# A bias that a cosine classifier has not.
+# Bias that a cosine classifier does not have.
 _LINEAR = "sem_seg_head.predictor.class_embed.bias"
 # Buffers the model computes itself.
 _COMPUTED = re.compile(r"criterion\.empty_weight|.+\.relative_position_index")

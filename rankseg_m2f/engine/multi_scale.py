@@ -26,8 +26,8 @@ class MultiScaleModel(nn.Module):
         # are shared with the original.
         self.model = copy.copy(model)
         self.model.rank_options = replace(self.model.rank_options, full_sem_seg=True)
-        self.model.options = replace(
-            self.model.options, semantic=True, panoptic=False, instance=False
+        self.model.inference_options = replace(
+            self.model.inference_options, semantic=True, panoptic=False, instance=False
         )
         self.image_format = cfg.INPUT.FORMAT
         self.views = DatasetMapperTTA(cfg)

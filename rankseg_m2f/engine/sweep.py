@@ -172,10 +172,10 @@ def sweep(
     with inference_context(model), torch.no_grad():
         variants = {s: _variant(model, s) for s in settings}
         for inputs in progress(loader):
-            clips, layers, presence = model.decode(inputs)
+            clips, layers, presence_logits = model.decode(inputs)
             for setting, variant in variants.items():
                 selections = variant.selections(inputs, clips)
-                outputs = variant.infer(layers[-1], presence, selections, clips)
+                outputs = variant.infer(layers[-1], presence_logits, selections, clips)
                 judges[setting].process(inputs, outputs)
     return {setting: judge.evaluate() for setting, judge in judges.items()}
 

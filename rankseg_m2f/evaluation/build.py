@@ -56,7 +56,8 @@ def build_evaluator(
         truth: the dataset's; None: read from Detectron2's catalog.
 
     Raises:
-        ValueError: the dataset's `evaluator_type` is not in `EVALUATORS`.
+        ValueError: the dataset's `evaluator_type` is not in `EVALUATORS`; or TEST.DUMP_PREDICTIONS
+            without a folder.
     """
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
@@ -80,11 +81,10 @@ def build_evaluator(
         )
     # Read once: the annotations of a large dataset take seconds to parse.
     truth = GroundTruth.of(dataset_name) if truth is None else truth
-    return DatasetEvaluators(
-        [
-            evaluator(dataset_name, output_dir)
-            if evaluator in WITHOUT_TRUTH
-            else evaluator(dataset_name, output_dir, truth)
-            for evaluator in (*judged, MultiLabelEvaluator)
-        ]
-    )
+    evaluators = []
+    for evaluator in (*judged, MultiLabelEvaluator):
+        settings = {} if evaluator in WITHOUT_TRUTH else {"truth": truth}
+        if evaluator is VideoSemanticEvaluator:
+            settings["dump"] = cfg.TEST.DUMP_PREDICTIONS
+        evaluators.append(evaluator(dataset_name, output_dir, **settings))
+    return DatasetEvaluators(evaluators)

@@ -31,7 +31,7 @@ _DUMP_FOLDER = "predictions"
 
 
 class VideoSemanticEvaluator(SemanticEvaluator):
-    """Semantic segmentation of clips from `sem_seg`: a (K, T, h, w) tensor or `SelectedScores`.
+    """Semantic segmentation of clips from `sem_seg`: a (K, T, h, w) tensor or `LabelMaps`.
 
     Results, in percent: mIoU, fwIoU, mACC, pACC, IoU and ACC of each label, over all frames, as
     for images; and video consistency VC8 and VC16, see `consistency`. VC is of whole videos,
@@ -63,7 +63,10 @@ class VideoSemanticEvaluator(SemanticEvaluator):
         """
         super().__init__(name, output_dir, truth)
         if dump and self.output_dir is None:
-            raise ValueError("predictions can only be dumped into a folder: give output_dir")
+            raise ValueError(
+                "predictions can only be dumped (TEST.DUMP_PREDICTIONS) into a folder: "
+                "give output_dir"
+            )
         self.dump = dump
 
     @property

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Pixels of masks that are floats at a time: 64 MB.
+# Pixels turned to float at a time: 64 MB.
 _CHUNK = 2**24
 
 
@@ -32,7 +32,7 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
-    """`sample_points` for boolean masks, of which few are floats at a time.
+    """`sample_points` for boolean masks, turned to float a few at a time.
 
     At 1024 x 1024 a float copy of 50 masks is 200 MB, made for each decoder layer.
 

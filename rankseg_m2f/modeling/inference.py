@@ -16,6 +16,8 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of (C, h, w) float maps."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
+    if not len(maps):  # which interpolation refuses
+        return maps.new_empty(0, *size)
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
 
@@ -87,6 +89,28 @@ def panoptic(
     return segmentation, segments
 
 
+def best_pairs(
+    class_scores: Tensor, label_ids: Tensor, limit: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The (query, label) pairs of the highest scores, best first; none of score 0.
+
+    Labels closed by a `Selection` have score 0 and so are never among them.
+
+    Args:
+        class_scores: (Q, κ) probabilities without no-object.
+        label_ids: (κ,) label id of each column.
+        limit: pairs to take, all of them if there are fewer.
+
+    Returns:
+        (M,) scores, queries and label ids.
+    """
+    flat = class_scores.flatten()
+    scores, best = flat.topk(min(limit, len(flat)))
+    possible = scores > 0
+    scores, best = scores[possible], best[possible]
+    return scores, best // len(label_ids), label_ids[best % len(label_ids)]
+
+
 def instances(
     class_scores: Tensor,
     label_ids: Tensor,
@@ -94,22 +118,19 @@ def instances(
     limit: int,
     thing_ids: set[int] | None = None,
 ) -> Instances:
-    """The best (query, label) pairs.
+    """The best (query, label) pairs, see `best_pairs`.
 
     Args:
         class_scores: (Q, κ) probabilities without no-object.
         label_ids: (κ,) label id of each column.
         mask_logits: (Q, height, width).
-        limit: pairs to take (all of them if there are fewer), before things are picked.
+        limit: pairs to take, before things are picked.
         thing_ids: keep only these labels; None keeps all.
 
     Returns:
         Instances with pred_masks (M, height, width) bool, pred_boxes, scores, pred_classes.
     """
-    flat = class_scores.flatten()
-    scores, best = flat.topk(min(limit, len(flat)))
-    labels = label_ids[best % len(label_ids)]
-    query = best // len(label_ids)
+    scores, query, labels = best_pairs(class_scores, label_ids, limit)
     if thing_ids is not None:
         keep = torch.isin(labels, labels.new_tensor(sorted(thing_ids)))
         scores, labels, query = scores[keep], labels[keep], query[keep]
@@ -132,7 +153,7 @@ def video_instances(
     sizes: Sizes,
     limit: int,
 ) -> dict:
-    """The best (query, label) pairs of a clip, in the form of the official code.
+    """The best (query, label) pairs of a clip, see `best_pairs`, as the official code gives them.
 
     Only masks that are returned are brought to full size, frame by frame.
 
@@ -140,15 +161,14 @@ def video_instances(
         class_scores: (Q, κ) probabilities without no-object.
         label_ids: (κ,) label id of each column.
         mask_logits: (Q, T, H/4, W/4).
-        limit: pairs to take, all of them if there are fewer.
+        limit: pairs to take.
 
     Returns:
         `image_size`, `pred_scores` (M floats, best first), `pred_labels` (M ids), `pred_masks`
         (M tensors (T, height, width) bool on the CPU).
     """
-    flat = class_scores.flatten()
-    scores, best = flat.topk(min(limit, len(flat)))
-    chosen = mask_logits[best // len(label_ids)]
+    scores, query, labels = best_pairs(class_scores, label_ids, limit)
+    chosen = mask_logits[query]
     frames = [
         crop_and_resize(resize(frame.float(), sizes.padded), sizes.resized, sizes.output) > 0
         for frame in chosen.unbind(1)
@@ -157,7 +177,7 @@ def video_instances(
     return {
         "image_size": sizes.output,
         "pred_scores": scores.tolist(),
-        "pred_labels": label_ids[best % len(label_ids)].tolist(),
+        "pred_labels": labels.tolist(),
         "pred_masks": list(masks),
     }
 

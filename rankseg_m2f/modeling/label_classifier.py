@@ -10,7 +10,7 @@ from torch import Tensor, nn
 # Imported for its registration under the name configs use.
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
 from rankseg_m2f.modeling.clip_model import ClipModel
-from rankseg_m2f.modeling.options import RankOptions, label_head, rank_options
+from rankseg_m2f.modeling.options import RankOptions, build_rank_options, label_head
 from rankseg_m2f.modeling.ranking import label_results
 from rankseg_m2f.rankseg.head import tokens_of_map
 from rankseg_m2f.rankseg.loss import asymmetric_loss
@@ -41,11 +41,11 @@ class LabelClassifier(ClipModel):
         Args:
             feature: name of the backbone's feature map.
             ml_head: (B, tokens, C) to (B, K) presence logits.
-            rank_options: of them κ and dynamic κ at evaluation and the weight of "loss_ml" count.
+            rank_options: used are κ and dynamic κ at evaluation, and the weight of "loss_ml".
             input_settings: see `ClipModel`.
 
         Raises:
-            ValueError: a loss of no weight.
+            ValueError: the weight of "loss_ml" is 0 or less.
         """
         super().__init__(**input_settings)
         if rank_options.loss_weight <= 0:
@@ -75,7 +75,7 @@ class LabelClassifier(ClipModel):
             "feature": feature,
             "ml_head": label_head(cfg, shapes[feature].channels),
             "num_labels": num_labels,
-            "rank_options": rank_options(cfg.MODEL.RANKSEG, num_labels),
+            "rank_options": build_rank_options(cfg.MODEL.RANKSEG, num_labels),
             **cls.input_settings(cfg, backbone),
         }
 
@@ -93,17 +93,19 @@ class LabelClassifier(ClipModel):
         """
         clips = self.clips(batched_inputs)
         features = self.backbone(clips.frames)[self.feature]
-        presence = self.ml_head(tokens_of_map(features, clips.num_frames)).float()
+        presence_logits = self.ml_head(tokens_of_map(features, clips.num_frames)).float()
         if self.training:
-            truth = presence_of_labels(clips.labels(), self.num_labels, self.device)
-            return {"loss_ml": asymmetric_loss(presence, truth) * self.rank_options.loss_weight}
-        return self.infer(presence, [x.get("selection", Selection()) for x in batched_inputs])
+            presence = presence_of_labels(clips.labels(), self.num_labels, self.device)
+            loss = asymmetric_loss(presence_logits, presence)
+            return {"loss_ml": loss * self.rank_options.loss_weight}
+        known = [x.get("selection", Selection()) for x in batched_inputs]
+        return self.infer(presence_logits, known)
 
-    def infer(self, presence: Tensor, selections: list[Selection]) -> list[dict]:
+    def infer(self, presence_logits: Tensor, selections: list[Selection]) -> list[dict]:
         """Results of each clip from (B, K) presence logits."""
         options = self.rank_options
         kappa = options.kappa_eval or self.num_labels
         return [
             label_results(row, select(row[None], kappa, known, options.min_score, options.mass))
-            for row, known in zip(presence, selections, strict=True)
+            for row, known in zip(presence_logits, selections, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""From config keys to the parts and options of `MaskFormer`."""
+"""From config keys to the parts and options of the models."""
 
 import logging
 from dataclasses import dataclass
@@ -15,37 +15,37 @@ from rankseg_m2f.rankseg.temperature import RankTemperature
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class RankOptions:
     """How labels are ranked; see the keys of the same names under MODEL.RANKSEG."""
 
     # Labels are sorted and selected; needs a multi-label head, or scores that come with inputs.
-    selection: bool = False
+    selection: bool
     # The logits of selected labels are scaled by rank; a sweep may leave it out.
-    temperature: bool = False
-    kappa: int = 0
-    kappa_eval: int = 0
-    min_score: float = 0.0
-    mass: float = 1.0
-    train_selection: str = "official"
-    schedule: tuple[float, float] = (0.0, 0.5)
-    loss_weight: float = 0.0
-    query_layer: int = 3
+    temperature: bool
+    kappa: int
+    kappa_eval: int
+    min_score: float
+    mass: float
+    train_selection: str
+    schedule: tuple[float, float]
+    loss_weight: float
+    query_layer: int
     # USE_GT: labels absent from the ground truth cannot win, before ranking.
-    oracle_train: bool = False
-    # USE_GT_EVAL alone: the ground truth is what the caller selects.
-    oracle_eval: bool = False
-    oracle_aux: bool = True
-    full_sem_seg: bool = False
+    oracle_train: bool
+    # USE_GT_EVAL without USE_GT: as if the caller selected the labels of the ground truth.
+    oracle_eval: bool
+    oracle_aux: bool
+    full_sem_seg: bool
     # Presence comes with the inputs (MODEL.RANKSEG.SCORES).
-    given_scores: bool = False
+    given_scores: bool
 
     def training_kappa(self, num_labels: int, progress: float | None) -> int:
         """κ in use once the share `progress` of training is done."""
         return training_kappa(self.train_selection, self.kappa, num_labels, progress, self.schedule)
 
 
-@dataclass
+@dataclass(frozen=True)
 class InferenceOptions:
     """Which results leave the model; see the keys of the same names under MASK_FORMER.TEST."""
 
@@ -82,7 +82,7 @@ def build_criterion(cfg: CfgNode) -> SetCriterion:
     )
 
 
-def inference_options(cfg: CfgNode) -> InferenceOptions:
+def build_inference_options(cfg: CfgNode) -> InferenceOptions:
     """What MODEL.MASK_FORMER.TEST asks for."""
     test = cfg.MODEL.MASK_FORMER.TEST
     return InferenceOptions(
@@ -136,7 +136,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     """
     node = cfg.MODEL.RANKSEG
     num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    options = rank_options(node, num_labels)
+    options = build_rank_options(node, num_labels)
     parts = {"rank_options": options, "ml_head": None, "ml_norm": None}
     _warn_of_flat_scores(cfg)
     if not node.FLAG:
@@ -162,7 +162,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
         if node.TRAIN_SELECTION == "official" and options.kappa < num_labels and not node.SCORES:
             logger.warning(
                 "MODEL.RANKSEG.TOPK=%d of %d labels with TRAIN_SELECTION official: while "
-                "training, labels that a young head ranks lower have no loss; see schedule",
+                "training, labels that an untrained head ranks lower have no loss; see schedule",
                 options.kappa,
                 num_labels,
             )
@@ -174,7 +174,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     return parts
 
 
-def rank_options(node: CfgNode, num_labels: int) -> RankOptions:
+def build_rank_options(node: CfgNode, num_labels: int) -> RankOptions:
     """MODEL.RANKSEG as options.
 
     Raises:

@@ -8,15 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rankseg_m2f.rankseg.labels import RankedLabels
+from rankseg_m2f.rankseg.labels import ABSENT_LOGIT, RankedLabels
 from rankseg_m2f.rankseg.selection import SelectedLabels
 from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
 
 
-def mask_absent(layer: QueryPrediction, present: Tensor) -> QueryPrediction:
-    """The layer with no label winning that is absent from the ground truth, (B, K) bool."""
-    absent = torch.cat([~present, present.new_zeros(len(present), 1)], dim=1).unsqueeze(1)
-    return replace(layer, class_logits=layer.class_logits.masked_fill(absent, -100.0))
+def mask_absent(layer: QueryPrediction, presence: Tensor) -> QueryPrediction:
+    """The layer in which labels absent from the ground truth, `presence` (B, K), cannot win."""
+    absent = torch.cat([~presence, presence.new_zeros(len(presence), 1)], dim=1).unsqueeze(1)
+    return replace(layer, class_logits=layer.class_logits.masked_fill(absent, ABSENT_LOGIT))
 
 
 def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[ClipTargets]:
@@ -32,6 +32,6 @@ def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[Cli
     return seen
 
 
-def label_results(presence: Tensor, selected: SelectedLabels) -> dict[str, Tensor]:
-    """What the multi-label head says of one clip, from its (K,) presence logits."""
-    return {"label_scores": presence.float().sigmoid(), "label_ranking": selected.ranking}
+def label_results(presence_logits: Tensor, selected: SelectedLabels) -> dict[str, Tensor]:
+    """What is known of one clip's labels, from its (K,) presence logits."""
+    return {"label_scores": presence_logits.float().sigmoid(), "label_ranking": selected.ranking}

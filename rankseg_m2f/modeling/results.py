@@ -44,9 +44,11 @@ class ResultMaker:
         results = {}
         if options.masks_first:
             mask_logits = inference.crop_and_resize(mask_logits, sizes.resized, sizes.output)
-            sizes = sizes._replace(resized=sizes.output)
         if options.semantic:
-            selected = self._sized_semantic(label_scores, label_ids, mask_logits, sizes)
+            if options.masks_first:
+                selected = self._semantic(label_scores, label_ids, mask_logits)
+            else:
+                selected = self._sized_semantic(label_scores, label_ids, mask_logits, sizes)
             complete = len(selected.ids) == self.num_labels
             results["sem_seg"] = selected.scores if complete else selected
         if options.panoptic:

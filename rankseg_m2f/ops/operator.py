@@ -82,7 +82,7 @@ register_flop_formula(torch.ops.rankseg_m2f.ms_deform_attn)(_flops)
 register_flop_formula(torch.ops.rankseg_m2f.ms_deform_attn_backward)(
     lambda grad, *args, **kwargs: 2 * _flops(*args, **kwargs)
 )
-# As in the official code: half a pixel of a level of 128 is beyond bfloat16.
+# As in the official code: bfloat16 cannot resolve half a pixel on a 128-wide level.
 for _device in ("cpu", "cuda"):
     if hasattr(torch.library, "register_autocast"):  # torch >= 2.7
         torch.library.register_autocast(NAME, _device, torch.float32)

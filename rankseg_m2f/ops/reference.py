@@ -32,7 +32,7 @@ def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Te
 def backward(
     grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights; samples again rather than keep the samples."""
+    """Gradients of value, locations and weights; samples are recomputed, not kept."""
     batch, _, heads, channels = value.shape
     grad = grad_output.to(_wide(value)).unflatten(-1, (heads, channels))
     grad = grad.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(-1)  # (N * M, D, Q, 1)

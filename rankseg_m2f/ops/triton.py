@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import cache
 
 import torch
 import triton
@@ -34,7 +34,7 @@ def problem(device_type: str, dtype: torch.dtype) -> str | None:
     return _trouble_on_gpu() if device_type == "cuda" else "CUDA only"
 
 
-@lru_cache(maxsize=1)
+@cache
 def _trouble_on_gpu() -> str | None:
     """Try the kernels once on a small input: drivers and releases of Triton differ."""
     try:
@@ -174,10 +174,9 @@ def forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Te
     output = value.new_empty(len(value), locations.shape[1], value.shape[2] * value.shape[3])
     if output.numel():
         grid, sizes = _launch(value, shapes, locations)
+        levels = _on_device(tuple(shapes), value.device)
         with _current(value.device):
-            _forward_kernel[grid](
-                value, _on_device(shapes, value), locations, weights, output, **sizes
-            )
+            _forward_kernel[grid](value, levels, locations, weights, output, **sizes)
     return output
 
 
@@ -189,10 +188,10 @@ def backward(
     grads = [torch.zeros_like(t, dtype=torch.float32) for t in (value, locations, weights)]
     if grad_output.numel():
         grid, sizes = _launch(value, shapes, locations)
+        levels = _on_device(tuple(shapes), value.device)
         with _current(value.device):
             _backward_kernel[grid](
-                value, _on_device(shapes, value), locations, weights, grad_output.contiguous(),
-                *grads, **sizes,
+                value, levels, locations, weights, grad_output.contiguous(), *grads, **sizes,
             )  # fmt: skip
     inputs = (value, locations, weights)
     return tuple(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
@@ -215,16 +214,7 @@ def _launch(value: Tensor, shapes: Sequence[int], locations: Tensor) -> tuple[tu
     return (triton.cdiv(queries, block), heads, batch), sizes
 
 
-def _on_device(shapes: Sequence[int], like: Tensor) -> Tensor:
-    return _cached_shapes(tuple(shapes), like.device)
-
-
-_SHAPES: dict[tuple, Tensor] = {}
-
-
-def _cached_shapes(shapes: tuple[int, ...], device: torch.device) -> Tensor:
+@cache
+def _on_device(shapes: tuple[int, ...], device: torch.device) -> Tensor:
     """The level sizes on the device; copied once, for a copy would stall the stream each call."""
-    key = (shapes, device)
-    if key not in _SHAPES:
-        _SHAPES[key] = torch.tensor(shapes, dtype=torch.int32, device=device)
-    return _SHAPES[key]
+    return torch.tensor(shapes, dtype=torch.int32, device=device)

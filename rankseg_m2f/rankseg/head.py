@@ -4,7 +4,6 @@ Shapes: B clips, L feature tokens, K labels, C feature channels, D head width.
 """
 
 import math
-from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +52,6 @@ class LabelHead(nn.Module):
         """(1, K, D): the learned ones, or those of (K, shared_channels) handed in."""
         return self.cls_emb if self.share is None else self.share(label_embeddings)[None]
 
-    @abstractmethod
     def forward(self, features: Tensor, label_embeddings: Tensor | None = None) -> Tensor:
         """Presence logits of all labels.
 
@@ -64,6 +62,7 @@ class LabelHead(nn.Module):
         Returns:
             (B, K) float.
         """
+        raise NotImplementedError
 
 
 class MultiLabelHead(LabelHead):

@@ -6,6 +6,10 @@ Shapes: B clips, K labels, κ selected labels, D channels.
 import torch
 from torch import Tensor
 
+# Logit of a label that cannot win, as in the official code: its probability is next to zero, while
+# a LayerNorm over ranks stays finite.
+ABSENT_LOGIT = -100.0
+
 
 class RankedLabels:
     """The labels selected for each clip, most probable first (Eq. 2 of the paper).
@@ -25,11 +29,11 @@ class RankedLabels:
         self.num_labels = num_labels
 
     @classmethod
-    def top(cls, presence: Tensor, kappa: int, keep: Tensor | None = None) -> "RankedLabels":
+    def top(cls, presence_logits: Tensor, kappa: int, keep: Tensor | None = None) -> "RankedLabels":
         """The κ labels with the highest presence logits, in descending order.
 
         Args:
-            presence: (B, K) float, presence logits or scores.
+            presence_logits: (B, K) float; scores of any other kind serve as well.
             kappa: κ; larger than K means K (a pure sort).
             keep: (B, K) bool, labels that must be selected: they displace the last-ranked ones,
                 while the order stays that of the scores. With more than κ of them in a row, the
@@ -38,19 +42,19 @@ class RankedLabels:
         Raises:
             ValueError: κ < 1.
         """
-        num_labels = presence.shape[1]
+        num_labels = presence_logits.shape[1]
         if kappa < 1:
             raise ValueError(f"TOPK={kappa}: selection needs at least one of {num_labels} labels")
         kappa = min(kappa, num_labels)
-        presence = presence.detach()
+        presence_logits = presence_logits.detach()
         if keep is None:
-            return cls(presence.topk(kappa, dim=1).indices, num_labels)
+            return cls(presence_logits.topk(kappa, dim=1).indices, num_labels)
         # Kept labels first, each group by score: two stable sorts, so that scores of any size and
-        # sign (infinities included) cannot tip a label over the edge.
-        by_score = presence.sort(dim=1, descending=True, stable=True).indices
+        # sign (infinities included) cannot push a kept label out.
+        by_score = presence_logits.sort(dim=1, descending=True, stable=True).indices
         kept_first = keep.gather(1, by_score).sort(dim=1, descending=True, stable=True).indices
         chosen = by_score.gather(1, kept_first[:, :kappa])
-        order = presence.gather(1, chosen).sort(dim=1, descending=True, stable=True).indices
+        order = presence_logits.gather(1, chosen).sort(dim=1, descending=True, stable=True).indices
         return cls(chosen.gather(1, order), num_labels)
 
     def with_void(self) -> "RankedLabels":
@@ -74,11 +78,8 @@ class RankedLabels:
         """Values per label (B, ..., K at `dim`, ...) to values per rank (..., κ at `dim`, ...)."""
         return values.gather(dim, self._expand(values, dim))
 
-    def scatter(self, values: Tensor, dim: int, fill: float = -100.0) -> Tensor:
-        """Values per rank back to values per label; `fill` where a label was not selected.
-
-        The default makes a logit whose probability is zero, as in the official code.
-        """
+    def scatter(self, values: Tensor, dim: int, fill: float = ABSENT_LOGIT) -> Tensor:
+        """Values per rank back to values per label; `fill` where a label was not selected."""
         shape = list(values.shape)
         shape[dim] = self.num_labels
         return values.new_full(shape, fill).scatter(dim, self._expand(values, dim), values)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def asymmetric_loss(
-    logits: Tensor,
+    presence_logits: Tensor,
     presence: Tensor,
     gamma_neg: float = 2.0,
     gamma_pos: float = 0.0,
@@ -17,17 +17,17 @@ def asymmetric_loss(
     are present.
 
     Args:
-        logits: (B, K) float, presence logits.
+        presence_logits: (B, K) float.
         presence: (B, K) bool or {0, 1}, labels truly present.
 
     Returns:
         Scalar, the sum over labels and clips divided by B and by K.
     """
-    positive = presence.to(logits.dtype)
-    score = logits.sigmoid()
+    positive = presence.to(presence_logits.dtype)
+    score = presence_logits.sigmoid()
     absent_score = (1 - score + clip).clamp(max=1)
     log_likelihood = positive * score.clamp(min=eps).log()
     log_likelihood = log_likelihood + (1 - positive) * absent_score.clamp(min=eps).log()
     confidence = score * positive + absent_score * (1 - positive)
     gamma = gamma_pos * positive + gamma_neg * (1 - positive)
-    return -((1 - confidence) ** gamma * log_likelihood).sum() / logits.numel()
+    return -((1 - confidence) ** gamma * log_likelihood).sum() / presence_logits.numel()

@@ -3,8 +3,9 @@
 Shapes: B clips, K labels, κ ranks.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import operator
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ TRAIN_SELECTIONS = ("official", "keep_present", "schedule", "all")
 
 @dataclass(frozen=True)
 class Selection:
-    """What a caller knows about the labels of one image or clip; label ids in [0, K).
+    """What a caller knows about the labels of one image or clip.
+
+    Each attribute may be given as any iterable of ids in [0, K), such as a list, a NumPy array or
+    a tensor, and is kept as a frozenset.
 
     Attributes:
         allow: only these may be predicted; None: all.
@@ -26,20 +30,24 @@ class Selection:
 
     Raises:
         ValueError: contradicting wishes.
+        TypeError: something else than ids, such as names (see `named`) or a mask.
     """
 
-    allow: Collection[int] | None = None
-    deny: Collection[int] = ()
-    force: Collection[int] = ()
-    labels: Collection[int] | None = None
+    allow: Iterable[int] | None = None
+    deny: Iterable[int] = ()
+    force: Iterable[int] = ()
+    labels: Iterable[int] | None = None
 
     def __post_init__(self):
-        forced = set(self.force)
-        if self.labels is not None and (self.allow is not None or self.deny or forced):
+        for field in fields(self):
+            wish = getattr(self, field.name)
+            if wish is not None:
+                object.__setattr__(self, field.name, _label_ids(field.name, wish))
+        if self.labels is not None and (self.allow is not None or self.deny or self.force):
             raise ValueError("`labels` says all; leave out `allow`, `deny` and `force`")
-        if both := forced & set(self.deny):
+        if both := self.force & self.deny:
             raise ValueError(f"labels {sorted(both)} are both forced and denied")
-        if self.allow is not None and (others := forced - set(self.allow)):
+        if self.allow is not None and (others := self.force - self.allow):
             raise ValueError(f"labels {sorted(others)} are forced but not allowed")
 
     @classmethod
@@ -72,7 +80,7 @@ class Selection:
             ValueError: an id outside [0, K), or no label left by `allow` and `deny`.
         """
         for name in ("allow", "deny", "force", "labels"):
-            unknown = [i for i in getattr(self, name) or () if not 0 <= i < num_labels]
+            unknown = sorted(i for i in getattr(self, name) or () if not 0 <= i < num_labels)
             if unknown:
                 raise ValueError(f"`{name}`: {unknown} are no labels in [0, {num_labels})")
         only, must = (self.allow, self.force) if self.labels is None else (self.labels,) * 2
@@ -87,6 +95,18 @@ class Selection:
         return allowed.to(device), forced.to(device)
 
 
+def _label_ids(name: str, wish: Iterable[int]) -> frozenset[int]:
+    """The ids of one wish."""
+    ids = list(wish.tolist() if isinstance(wish, Tensor) else wish)
+    # Booleans are integers to Python: a mask over labels would pass as the ids 0 and 1.
+    if any(isinstance(i, bool) for i in ids):
+        raise TypeError(f"`{name}` takes label ids, not a mask over labels")
+    try:
+        return frozenset(operator.index(i) for i in ids)
+    except TypeError as error:
+        raise TypeError(f"`{name}` takes label ids (integers), not {ids}") from error
+
+
 @dataclass(frozen=True)
 class SelectedLabels:
     """The labels among which the queries or pixels of one clip are classified.
@@ -94,7 +114,8 @@ class SelectedLabels:
     Attributes:
         ids: (κ,) int64 label of each column of the scores.
         open: (κ,) bool, whether it may be predicted.
-        ranking: (at most κ,) int64 the open ones, most probable first; None without presence.
+        ranking: (at most κ,) int64 the open ones, most probable first; None without presence
+            logits.
         ranked: the ranking of `ids`; None where labels keep their order.
     """
 
@@ -104,13 +125,16 @@ class SelectedLabels:
     ranked: RankedLabels | None = None
 
     def close(self, logits: Tensor) -> Tensor:
-        """(..., κ + 1) logits, no-object last, in which only open labels can win."""
+        """(..., κ + 1) logits, no-object last, in which closed labels have probability zero.
+
+        No-object is always open, so that a softmax is never of closed logits alone.
+        """
         closed = torch.cat([~self.open, self.open.new_zeros(1)])
-        return logits.masked_fill(closed, -100.0)
+        return logits.masked_fill(closed, -torch.inf)
 
 
 def select(
-    presence: Tensor,
+    presence_logits: Tensor,
     kappa: int,
     selection: Selection,
     min_score: float = 0.0,
@@ -122,39 +146,46 @@ def select(
     the temperature's LayerNorm: labels not chosen are closed after it.
 
     Args:
-        presence: (1, K) float presence logits.
+        presence_logits: (1, K) float presence logits.
         kappa: κ; more where more labels are forced.
         min_score, mass: see `label_count`.
     """
-    allowed, forced = selection.masks(presence.shape[1], presence.device)
-    presence = presence.detach().masked_fill(~allowed, -torch.inf)
-    # Sets of a caller are small: one look at the GPU, at inference alone.
-    ranked = RankedLabels.top(presence, max(kappa, int(forced.sum())), forced[None])
+    allowed, forced = selection.masks(presence_logits.shape[1], presence_logits.device)
+    # A score of 0 has the logit -inf, too: labels that are not allowed rank below it.
+    finite = torch.finfo(presence_logits.dtype)
+    presence_logits = presence_logits.detach().clamp(finite.min, finite.max)
+    presence_logits = presence_logits.masked_fill(~allowed, -torch.inf)
+    # `int` waits for the GPU; only inference comes here.
+    ranked = RankedLabels.top(presence_logits, max(kappa, int(forced.sum())), forced[None])
     ids = ranked.index[0]
-    chosen = torch.arange(len(ids), device=ids.device) < label_count(presence, min_score, mass)
+    count = label_count(presence_logits, min_score, mass)
+    chosen = torch.arange(len(ids), device=ids.device) < count
     chosen = (chosen & allowed[ids]) | forced[ids]
     return SelectedLabels(ids, chosen, ids[chosen], ranked)
 
 
 def unranked(
-    num_labels: int, device: torch.device, selection: Selection, presence: Tensor | None = None
+    num_labels: int,
+    device: torch.device,
+    selection: Selection,
+    presence_logits: Tensor | None = None,
 ) -> SelectedLabels:
     """All labels in their own order, for models that do not rank.
 
     Args:
-        presence: (1, K) presence logits of a head that is not used to select.
+        presence_logits: (1, K) presence logits of a head that is not used to select.
     """
     allowed, _ = selection.masks(num_labels, device)
-    order = None if presence is None else presence[0].argsort(descending=True)
+    order = None if presence_logits is None else presence_logits[0].argsort(descending=True)
     ranking = None if order is None else order[allowed[order]]
     return SelectedLabels(torch.arange(num_labels, device=device), allowed, ranking)
 
 
-def label_count(presence: Tensor, min_score: float = 0.0, mass: float = 1.0) -> Tensor:
+def label_count(presence_logits: Tensor, min_score: float = 0.0, mass: float = 1.0) -> Tensor:
     """Dynamic κ (Sec. 4.2): how many of each clip's best labels are selected, at least one.
 
     Args:
-        presence: (B, K) float presence logits.
+        presence_logits: (B, K) float presence logits.
         min_score: presence probability a label needs; 0 is no limit.
         mass: share in (0, 1] of the summed presence probabilities (the expected number of labels)
             that the selected ones hold together; 1 is no limit.
@@ -162,7 +193,7 @@ def label_count(presence: Tensor, min_score: float = 0.0, mass: float = 1.0) -> 
     Returns:
         (B,) int64 in [1, K].
     """
-    scores = presence.float().sigmoid().sort(dim=1, descending=True).values
+    scores = presence_logits.float().sigmoid().sort(dim=1, descending=True).values
     count = (scores >= min_score).sum(1)
     if mass < 1:
         before = scores.cumsum(1) - scores
@@ -174,8 +205,8 @@ def training_kappa(
     train_selection: str,
     kappa: int,
     num_labels: int,
-    progress: float | None = 0.0,
-    schedule: tuple[float, float] = (0.0, 1.0),
+    progress: float | None,
+    schedule: tuple[float, float],
 ) -> int:
     """κ while training: a function of the iteration, so a resumed run goes on with the same.
 
@@ -183,6 +214,7 @@ def training_kappa(
         train_selection: one of `TRAIN_SELECTIONS`. "all" is K; "schedule" shrinks linearly from K
             to κ between the two shares of `schedule`; the others are κ.
         progress: share of training done, in [0, 1]; None: not known.
+        schedule: (start, end), 0 <= start < end <= 1.
 
     Raises:
         ValueError: a schedule whose progress is not known.

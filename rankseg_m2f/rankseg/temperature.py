@@ -11,7 +11,7 @@ class RankTemperature(nn.Module):
     """Adjusts logits by the rank of their label.
 
     Forms:
-        layernorm: the official one, a LayerNorm over ranks; its weight plays 1/τ, and it also
+        layernorm: the official one, a LayerNorm over ranks; its weight stands for 1/τ, and it also
             standardises each row and adds a bias per rank.
         rank: Eq. 3 to the letter, logits times a learnable 1/τ of each rank.
         shared: one learnable 1/τ for all ranks (row "+ MT + LS" of Table 1).
@@ -19,7 +19,7 @@ class RankTemperature(nn.Module):
     More or fewer labels may be ranked than the module was made for (a scheduled κ, Table 4's κ at
     evaluation) if `void` says whether the last rank is no-object's. Each label then has the values
     of its rank, ranks past the last those of the last, and no-object keeps its own; the LayerNorm
-    standardises over the ranks given. Of two ranks it leaves only their order.
+    standardises over the ranks given. With two ranks only their order survives.
 
     Attributes:
         weight: (ranks,) 1/τ, or (1,) when shared.

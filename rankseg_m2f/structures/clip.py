@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
 
 @dataclass
 class ClipBatch:
-    """Frames as the backbone takes them, with what is needed to find the way back.
+    """Frames as the backbone takes them, and what relates them to inputs and results.
 
     Attributes:
         frames: (B * T, 3, H, W) float, normalised, zero-padded right and bottom; frames of a clip
@@ -40,7 +40,7 @@ class ClipBatch:
         sizes: B pairs (h, w) before padding.
         output_sizes: B pairs (height, width) results are wanted in.
         instances: per clip, T Instances; None where the input has none.
-        is_video: whether inputs were lists of frames, be it of one; results then have a T axis.
+        is_video: whether inputs were lists of frames, even of one; results then have a T axis.
         label_scores: per clip (K,) presence probabilities; None where the input has none.
     """
 
@@ -70,12 +70,16 @@ class ClipBatch:
             size_divisibility: padding makes H and W multiples of it; below 2 is none.
 
         Raises:
-            ValueError: clips of different length, or frames of one clip of different size.
+            ValueError: clips of no frames or of different length, or frames of one clip of
+                different size.
         """
         clips = [_as_list(x["image"]) for x in inputs]
         lengths = {len(clip) for clip in clips}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(f"clips of one batch need the same number of frames, got {lengths}")
+            raise ValueError(
+                "clips of one batch need the same number of frames, at least one, "
+                f"got {sorted(lengths)}"
+            )
         for clip, x in zip(clips, inputs, strict=True):
             if len({frame.shape for frame in clip}) != 1:
                 name = x.get("file_name", x.get("file_names", "a clip"))
@@ -109,11 +113,11 @@ class ClipBatch:
         """Those of clip number `clip`."""
         return Sizes(self.padded_size, self.sizes[clip], self.output_sizes[clip])
 
-    def presence(self, num_labels: int) -> Tensor:
-        """(B, K) presence logits of the `label_scores` that came with the inputs.
+    def presence_logits(self, num_labels: int) -> Tensor:
+        """(B, K) float64 presence logits of the `label_scores` that came with the inputs.
 
-        In double precision, in which no two of different float32 scores have one logit: the
-        ranking is that of the scores.
+        In double precision, so that different float32 scores keep different logits: the ranking
+        is that of the scores.
 
         Raises:
             ValueError: a clip without scores, or of another number of them.

@@ -34,7 +34,7 @@ class Layout:
     Attributes:
         names: as registered, with {split} in it.
         register: one of the functions that YAML files call by kind.
-        folder: below the root, what all paths are below of.
+        folder: below the root; the folder that all `paths` are relative to.
         script: of datasets/, which prepares it.
         paths: arguments of `register`; {split} is ours, {released} the release's name of a split.
             A tuple names several places, of which the first that exists is taken, a list

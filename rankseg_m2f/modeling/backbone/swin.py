@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rankseg_m2f.rankseg.transformer import FeedForward
 
-_HIDDEN = -100.0  # added to attention between pixels that were not neighbours before the shift
+# Added to the attention between pixels that were not neighbours before the shift.
+_NOT_NEIGHBOURS = -100.0
 
 
 class DropPath(nn.Module):
@@ -61,15 +62,15 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.proj_drop = nn.Dropout(drop)
 
-    def forward(self, windows: Tensor, hidden: Tensor | None) -> Tensor:
-        """Windows (N * n, W * W, C) to the same; `hidden` (n, W * W, W * W) is added if given."""
+    def forward(self, windows: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """Windows (N * n, W * W, C) to the same; `attn_mask` (n, W * W, W * W) is added."""
         tokens = windows.shape[1]
         qkv = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = bias.view(tokens, tokens, self.heads).permute(2, 0, 1).to(qkv.dtype)
-        if hidden is not None:
-            images = len(windows) // len(hidden)
-            bias = (bias + hidden.unsqueeze(1).to(bias.dtype)).repeat(images, 1, 1, 1)
+        if attn_mask is not None:
+            images = len(windows) // len(attn_mask)
+            bias = (bias + attn_mask.unsqueeze(1).to(bias.dtype)).repeat(images, 1, 1, 1)
         dropout = self.attn_drop if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             *qkv, attn_mask=bias, dropout_p=dropout, scale=self.scale
@@ -92,12 +93,12 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, int(channels * mlp_ratio), attn["drop"])
 
-    def forward(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Map (N, h, w, C) to the same; `hidden` as in `WindowAttention`, read when shifted."""
-        x = x + self.drop_path(self._attend(self.norm1(x), hidden))
+    def forward(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """Map (N, h, w, C) to the same; `attn_mask` as in `WindowAttention`, read when shifted."""
+        x = x + self.drop_path(self._attend(self.norm1(x), attn_mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _attend(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
         _, height, width, channels = x.shape
         side, shift = self.window, self.shift
         x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
@@ -106,14 +107,14 @@ class SwinBlock(nn.Module):
             x = x.roll((-shift, -shift), dims=(1, 2))
         grid = (padded[0] // side, padded[1] // side)
         x = x.unflatten(2, (grid[1], side)).unflatten(1, (grid[0], side)).transpose(2, 3)
-        x = self.attn(x.reshape(-1, side * side, channels), hidden if shift else None)
+        x = self.attn(x.reshape(-1, side * side, channels), attn_mask if shift else None)
         x = x.view(-1, *grid, side, side, channels).transpose(2, 3).reshape(-1, *padded, channels)
         if shift:
             x = x.roll((shift, shift), dims=(1, 2))
         return x[:, :height, :width]
 
 
-def _hidden_pairs(x: Tensor, side: int) -> Tensor:
+def _shifted_mask(x: Tensor, side: int) -> Tensor:
     """(windows, W * W, W * W): 0 where two pixels of a shifted window may meet, else -100."""
     height, width = (-(-length // side) * side for length in x.shape[1:3])
     shift = side // 2
@@ -125,7 +126,7 @@ def _hidden_pairs(x: Tensor, side: int) -> Tensor:
     region = strips[0][:, None] * 3 + strips[1]
     windows = region.view(height // side, side, width // side, side).transpose(1, 2)
     windows = windows.reshape(-1, side * side)
-    return (windows[:, :, None] != windows[:, None]).float() * _HIDDEN
+    return (windows[:, :, None] != windows[:, None]).float() * _NOT_NEIGHBOURS
 
 
 class PatchMerging(nn.Module):
@@ -171,12 +172,12 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, recompute: bool) -> Tensor:
         """Map (N, h, w, C) to the same, before downsampling."""
-        hidden = _hidden_pairs(x, self.window) if len(self.blocks) > 1 else None
+        attn_mask = _shifted_mask(x, self.window) if len(self.blocks) > 1 else None
         for block in self.blocks:
             if recompute:
-                x = checkpoint(block, x, hidden, use_reentrant=False)
+                x = checkpoint(block, x, attn_mask, use_reentrant=False)
             else:
-                x = block(x, hidden)
+                x = block(x, attn_mask)
         return x
 
 

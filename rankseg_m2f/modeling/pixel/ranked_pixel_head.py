@@ -23,8 +23,8 @@ class RankedPixelHead(nn.Module):
         kappa: κ; larger than K means K.
         head: one of `HEADS`.
         temperature: one of the forms of `RankTemperature`.
-        keep_present: while training, present labels displace the last-ranked ones, for else a
-            young head starves those it misses. κ is fixed: no schedule shrinks it.
+        keep_present: while training, present labels displace the last-ranked ones; otherwise
+            labels that an untrained head misses get no loss. κ is fixed: no schedule shrinks it.
         loss_weight: of the multi-label loss.
         settings: further arguments of the head, such as `hidden_dim`.
     """
@@ -65,12 +65,12 @@ class RankedPixelHead(nn.Module):
             label_embeddings: see `LabelHead.forward`.
 
         Returns:
-            "loss_seg" and "loss_ml"; or (B, K, h, w) with -100 for labels not selected.
+            "loss_seg" and "loss_ml"; or (B, K, h, w), `ABSENT_LOGIT` for labels not selected.
         """
-        presence = self.ml_head(tokens_of_map(features), label_embeddings)
-        truth = None if target is None else presence_of_map(target, logits.shape[1])
-        keep = truth if self.keep_present else None
-        ranked = RankedLabels.top(presence, self.kappa, keep)
+        presence_logits = self.ml_head(tokens_of_map(features), label_embeddings)
+        presence = None if target is None else presence_of_map(target, logits.shape[1])
+        keep = presence if self.keep_present else None
+        ranked = RankedLabels.top(presence_logits, self.kappa, keep)
         logits = self.ml_norm(ranked.gather(logits, dim=1), dim=1)
         if target is None:
             return ranked.scatter(logits, dim=1)
@@ -79,5 +79,5 @@ class RankedPixelHead(nn.Module):
         return {
             # A mean, but zero and not NaN where no pixel counts.
             "loss_seg": loss / (ranks >= 0).sum().clamp(min=1),
-            "loss_ml": self.loss_weight * asymmetric_loss(presence.float(), truth),
+            "loss_ml": self.loss_weight * asymmetric_loss(presence_logits.float(), presence),
         }
