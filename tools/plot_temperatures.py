@@ -82,10 +82,7 @@ def plot_temperatures(
     axis.axhline(1, color=INK, linewidth=0.8, linestyle=":")
     ticks = rank_ticks(longest)
     axis.set_xticks([*ticks, void], [*map(str, ticks), "no-\nobject"])
-    axis.set(
-        xlabel="rank of the label, the most probable first; apart from them, no-object",
-        ylabel="1/τ (dotted: 1)",
-    )
+    axis.set(xlabel="rank of the label, most probable first", ylabel="1/τ (dotted: 1)")
     axis.legend(frameon=False)
     save_figure(figure, path, metadata)
 
