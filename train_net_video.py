@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train or evaluate on videos: python train_net_video.py --config-file configs/... ..."""
+"""train_net.py under the name it has for videos in the official repositories; either does both."""
 
 from rankseg_m2f.engine.main import run
 

@@ -23,6 +23,7 @@ from measuring import held_bytes, in_process, machine, peak_bytes, timed
 from tqdm import tqdm
 
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.engine.config_files import read_config
 from rankseg_m2f.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,8 +112,7 @@ def measure(num_labels: int, kappa: int, height: int, width: int) -> dict:
 
     import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIG))
+    cfg = read_config(CONFIG)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_labels
     cfg.MODEL.RANKSEG.TOPK = kappa
     device = cfg.MODEL.DEVICE

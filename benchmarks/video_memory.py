@@ -49,11 +49,10 @@ def measure(length: int, window: int) -> dict:
     from detectron2.modeling import build_model
 
     import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
-    from rankseg_m2f.config import get_cfg
+    from rankseg_m2f.engine.config_files import read_config
     from rankseg_m2f.engine.windows import WindowedModel
 
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIG))
+    cfg = read_config(CONFIG)
     cfg.MODEL.META_ARCHITECTURE = "VideoMaskFormer"
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 40
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False

@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from measuring import machine, timed
 
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
-from rankseg_m2f.config import get_cfg
+from rankseg_m2f.engine.config_files import read_config
 from rankseg_m2f.ops.backends import VARIABLE, available_backends
 
 CONFIG = Path(__file__).parent.parent / "configs/ade20k/semantic/mask2former-R50-rankseg.yaml"
@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("opts", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    cfg = get_cfg()
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = read_config(args.config_file, args.opts)
     device = cfg.MODEL.DEVICE
     model = build_model(cfg)
     inputs = [sample(args.size, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]

@@ -18,7 +18,6 @@ Written below the root (K labels; category ids 1 to K, label maps 0 to K - 1):
     scenes.json                         settings and statistics; written last
 """
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +32,8 @@ from scenegen.writer import (
     write_annotations,
     write_example,
 )
+
+from rankseg_m2f.files import datasets_root
 
 VERSION = 1  # of the pictures: raise it when the same settings would give others
 FOLDERS = (
@@ -123,7 +124,7 @@ def _make_split(
 
 def main() -> None:
     # Where registration looks for them.
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "scenes"
+    root = datasets_root() / "scenes"
     parser = scene_parser(__doc__, root=root, train=800, val=100, size=128, unit="images")
     run_script(make_scenes, parser, "Scenes")
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Make the built-in moving scenes: videos with tracks and label maps, without downloads.
 
-    python datasets/make_video_scenes.py [--root datasets/video_scenes] [--num-labels 40]
+    python datasets/make_video_scenes.py [--root FOLDER] [--num-labels 40]
+
+The root is $DETECTRON2_DATASETS/video_scenes, else datasets/video_scenes below the current folder.
 
 The scenes of make_scenes.py with a camera that drifts and zooms and things that move, hide one
 another, enter and leave. The same settings give the same videos, whatever --jobs; a video does not
@@ -16,10 +18,8 @@ Written below the root (K labels; category ids 1 to K):
     annotations/instances_{train,val}.json      things as YouTube-VIS has them; images are in data/
     contact_sheet.png                           the first validation videos with their masks
     scenes.json                                 settings and statistics; written last
-The root's default is video_scenes below $DETECTRON2_DATASETS, or beside this file without it.
 """
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from scenegen.sheet import write_video_sheet
 from scenegen.video_writer import write_label_numbers, write_video, write_video_annotations
 from scenegen.vocabulary import Vocabulary, make_vocabulary
 from scenegen.writer import SPLITS, describe_scene_types
+
+from rankseg_m2f.files import datasets_root
 
 VERSION = 1  # of the videos: raise it when the same settings would give others
 
@@ -114,10 +116,9 @@ def _make_split(
 
 
 def main() -> None:
-    root = Path(os.environ.get("DETECTRON2_DATASETS", Path(__file__).resolve().parent))
-    parser = scene_parser(
-        __doc__, root=root / "video_scenes", train=120, val=20, size=96, unit="videos"
-    )
+    # Where registration looks for them.
+    root = datasets_root() / "video_scenes"
+    parser = scene_parser(__doc__, root=root, train=120, val=20, size=96, unit="videos")
     parser.add_argument("--frames", type=int, default=8, help="frames per video")
     run_script(make_video_scenes, parser, "Moving scenes")
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 from visualise import Labels, draw_ranking, draw_regions, regions_of, scaled_to_fit, side_by_side
 
-from rankseg_m2f.engine.main import load_config, sentence
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.predictor import Predictor
+from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.images import ImageReadError, read_image
 
 # Longer sides of the pictures written, pixels; thin pictures are not blown up without bound.
@@ -27,13 +27,11 @@ def main() -> int:
         raise SystemExit(f"no file to read in {', '.join(args.input)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     folder = Path(args.output)
-    try:
+    with one_line_errors("demo"):
         cfg = load_config(args.config_file, args.opts)
         predictor = Predictor(cfg, args.trust_checkpoint, args.allow_partial)
         folder.mkdir(parents=True, exist_ok=True)
-    except (ValueError, KeyError, OSError, AssertionError) as error:
-        raise SystemExit(f"demo: {sentence(error)}") from error
-    labels = Labels(MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__none"))
+    labels = Labels.of(cfg.DATASETS.TEST)
     failed, taken = [], set()
     for file in tqdm(files, unit="photo"):
         try:

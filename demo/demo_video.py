@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
@@ -22,8 +21,9 @@ from visualise import (
 )
 
 from demo import add_model_arguments, find_inputs
-from rankseg_m2f.engine.main import load_config, sentence
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.predictor import VideoPredictor
+from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.images import ImageReadError, read_image
 
 _PANEL = 380
@@ -32,18 +32,16 @@ _PANEL = 380
 def main() -> None:
     args = parse()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
+    with one_line_errors("demo_video"):
         cfg = load_config(args.config_file, args.opts)
         predictor = VideoPredictor(cfg, args.trust_checkpoint, args.allow_partial)
         result = predictor(tqdm(frames(args), unit="frame", desc="segment"))
-        labels = Labels(MetadataCatalog.get((*cfg.DATASETS.TEST, "__none")[0]))
+        labels = Labels.of(cfg.DATASETS.TEST)
         write_video(
             Path(args.output),
             draw(tqdm(frames(args), unit="frame", desc="draw"), result, labels, args.min_score),
             args.fps or source_rate(args),
         )
-    except (ImageReadError, ValueError, KeyError, OSError) as error:
-        raise SystemExit(f"demo_video: {sentence(error)}") from error
     print(f"Video: {args.output}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import plot_temperatures as temperatures
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from figures import new_figure
 from PIL import Image, ImageDraw
 from tqdm import tqdm
@@ -158,9 +158,9 @@ def plot_curves(run: Run, path: Path) -> None:
 
 
 def draw_validation(dataset: str, predictor: Predictor, folder: Path, count: int = 8) -> list[str]:
-    """Strips of photo, truth, prediction and ranking, spread over the dataset; file names."""
+    """Strips of image, truth, prediction and ranking, spread over the dataset; file names."""
     records = DatasetCatalog.get(dataset)
-    labels = Labels(MetadataCatalog.get(dataset))
+    labels = Labels.of([dataset])
     picked = np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)
     names = []
     for number, index in enumerate(tqdm(picked, desc="pictures")):
@@ -170,13 +170,13 @@ def draw_validation(dataset: str, predictor: Predictor, folder: Path, count: int
 
 
 def _strip(record: dict, predictor: Predictor, labels: Labels) -> Image.Image:
-    photo = read_image(record["file_name"])
-    result = predictor(photo)
+    image = read_image(record["file_name"])
+    result = predictor(image)
     truth = panoptic_regions(
         read_panoptic_map(record["pan_seg_file_name"]), record["segments_info"], labels
     )
-    enlarged = np.asarray(Image.fromarray(photo).resize((_SIDE, _SIDE)))
-    strip = [_titled(Image.fromarray(enlarged), "photo")]
+    enlarged = np.asarray(Image.fromarray(image).resize((_SIDE, _SIDE)))
+    strip = [_titled(Image.fromarray(enlarged), "image")]
     for title, regions in (("ground truth", truth), ("prediction", regions_of(result, labels))):
         for region in regions:
             grown = Image.fromarray(region.mask).resize((_SIDE, _SIDE), Image.NEAREST)

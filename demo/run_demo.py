@@ -18,12 +18,15 @@ sys.path[:0] = [str(ROOT / "datasets"), str(ROOT / "tools")]
 
 import torch
 from constant_baseline import constant_baseline
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from label_statistics import LabelStatistics
 from make_scenes import make_scenes
 from report import Run, metric_rows, write_report
 
 from rankseg_m2f import __version__
+from rankseg_m2f.config import Config
 from rankseg_m2f.engine import main as engine
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.files import datasets_root
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
 
@@ -34,31 +37,19 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
     args = parser.parse_args()
     start = time.perf_counter()
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "scenes"
+    root = datasets_root() / "scenes"
     make_scenes(root)
-    cfg = engine.load_config(args.config_file, args.opts)
+    cfg = trained(args.config_file, args.opts)
+    minutes = (time.perf_counter() - start) / 60
     folder = Path(cfg.OUTPUT_DIR)
-    command = ["--config-file", args.config_file, "--resume", *args.opts]
-    if not same_config(cfg, folder):
-        command.remove("--resume")
-    engine.main(engine.argument_parser().parse_args(command))
-    trained = time.perf_counter()
-
-    train, test = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
+    train, test = (GroundTruth.of(names[0]) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
     baseline = constant_baseline(
-        DatasetCatalog.get(train),
-        DatasetCatalog.get(test),
-        MetadataCatalog.get(test),
-        kappa=cfg.MODEL.RANKSEG.TOPK or None,
-        train_metadata=MetadataCatalog.get(train),
+        LabelStatistics.of(train), test, kappa=cfg.MODEL.RANKSEG.TOPK or None
     )
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
-    cfg.freeze()
     shown = os.path.relpath(args.config_file)
     facts = {
         "command": f"python train_net.py --config-file {shown} {' '.join(args.opts)}".strip(),
-        "time": f"{(trained - start) / 60:.1f} minutes for scenes, training and evaluation",
+        "time": f"{minutes:.1f} minutes for scenes, training and evaluation",
         "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, {cfg.MODEL.DEVICE}",
         "software": f"rankseg_m2f {__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}",
@@ -72,10 +63,19 @@ def main() -> None:
     print(f"\nReport: {page}")
 
 
-def same_config(cfg, folder: Path) -> bool:
-    """Whether the run in `folder` had this config, so that it can be resumed."""
+def trained(config: str, overrides: list[str]) -> Config:
+    """Train, or go on with a run of the same config; its config, the final weights filled in."""
+    cfg = engine.load_config(config, overrides)
+    folder = Path(cfg.OUTPUT_DIR)
+    command = ["--config-file", config, *overrides]
     dumped = folder / "config.yaml"
-    return dumped.is_file() and dumped.read_text(encoding="utf-8") == cfg.dump()
+    if dumped.is_file() and dumped.read_text(encoding="utf-8") == cfg.dump():
+        command.insert(0, "--resume")
+    engine.main(engine.argument_parser().parse_args(command))
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    cfg.freeze()
+    return cfg
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ An interrupted run goes on where it stopped.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,25 +14,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # The scripts beside the package; `datasets` itself would hide a library of that name.
-sys.path[:0] = [str(ROOT / "datasets")]
+sys.path[:0] = [str(ROOT / "datasets"), str(ROOT / "tools")]
 
 import numpy as np
-import torch
+from constant_baseline import constant_baseline
 from demo_video import draw, write_video
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
+from label_statistics import LabelStatistics
 from make_video_scenes import make_video_scenes
 from PIL import Image
-from run_demo import same_config
+from run_demo import trained
 from tqdm import tqdm
 from visualise import Labels, side_by_side
 
-from rankseg_m2f.data.loader import load_records
-from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.predictor import VideoPredictor
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.files import datasets_root
 from rankseg_m2f.images import read_image
-from rankseg_m2f.structures.predictions import LabelMaps
 
 CONFIGS = {
     task: ROOT / "configs" / "video_scenes" / task / "demo-rankseg.yaml"
@@ -50,13 +48,13 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ..., for both models")
     args = parser.parse_args()
     start = time.perf_counter()
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "video_scenes"
-    make_video_scenes(root, frames=_FRAMES)
+    make_video_scenes(datasets_root() / "video_scenes", frames=_FRAMES)
     lines = [f"{'':22}{'model':>10}{'constant prediction':>22}"]
     for task, config in CONFIGS.items():
-        cfg, results = trained(config, args.opts)
-        constant = constant_prediction(cfg)
-        lines += rows(task, results, constant)
+        cfg = trained(str(config), args.opts)
+        results = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0] / "results.json"
+        metrics = json.loads(results.read_text(encoding="utf-8"))
+        lines += rows(task, metrics, constant_prediction(cfg))
         show(cfg, Path(cfg.OUTPUT_DIR).parent)
     text = "\n".join(lines)
     minutes = (time.perf_counter() - start) / 60
@@ -65,47 +63,11 @@ def main() -> None:
     print(f"\n{text}\n\nVideos, contact sheets and figures: {folder} ({minutes:.1f} minutes)")
 
 
-def trained(config: Path, overrides: list[str]) -> tuple:
-    """The config of a finished training, its final weights filled in, and its metrics."""
-    cfg = engine.load_config(str(config), overrides)
-    folder = Path(cfg.OUTPUT_DIR)
-    command = ["--config-file", str(config), *overrides]
-    if same_config(cfg, folder):
-        command.insert(0, "--resume")
-    engine.main(engine.argument_parser().parse_args(command))
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
-    cfg.freeze()
-    results = folder / "inference" / cfg.DATASETS.TEST[0] / "results.json"
-    return cfg, json.loads(results.read_text(encoding="utf-8"))
-
-
 def constant_prediction(cfg) -> dict[str, dict]:
-    """Metrics of the label of most training pixels everywhere, by the evaluators of the model."""
-    train, test = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
-    truth = GroundTruth.of(train)
-    shown = np.zeros(truth.num_labels)
-    for record in DatasetCatalog.get(train):
-        shown[truth.labels(truth.key(record))[0]] += 1
-    ranking = np.argsort(-shown, kind="stable")
-    evaluator = build_evaluator(cfg, test)
-    evaluator.reset()
-    kappa = cfg.MODEL.RANKSEG.TOPK
-    for record in load_records([test]):
-        height, width = read_image(record["file_names"][0]).shape[:2]
-        length = len(record["file_names"])
-        everywhere = torch.full((length, height, width), int(ranking[0]))
-        result = {
-            "image_size": (height, width),
-            "pred_scores": [1.0],
-            "pred_labels": [int(ranking[0])],
-            "pred_masks": [everywhere >= 0],
-            "sem_seg": LabelMaps(everywhere),
-            "label_scores": torch.from_numpy(shown / max(shown.max(), 1)),
-            "label_ranking": torch.from_numpy(ranking[:kappa].copy()),
-        }
-        evaluator.process([record], [result])
-    return evaluator.evaluate()
+    """Metrics of the best constant prediction, by the evaluators of the model."""
+    train, test = (GroundTruth.of(names[0]) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
+    judge = build_evaluator(cfg, test.name, truth=test)
+    return constant_baseline(LabelStatistics.of(train), test, cfg.MODEL.RANKSEG.TOPK or None, judge)
 
 
 def rows(task: str, results: dict, constant: dict) -> Iterator[str]:
@@ -123,7 +85,7 @@ def show(cfg, folder: Path, count: int = 4) -> None:
     """An mp4 of the first validation video, and four frames of each of the first few."""
     predictor = VideoPredictor(cfg)
     name = cfg.DATASETS.TEST[0]
-    labels = Labels(MetadataCatalog.get(name))
+    labels = Labels.of([name])
     task = Path(cfg.OUTPUT_DIR).name
     strips = []
     for number, record in enumerate(tqdm(DatasetCatalog.get(name)[:count], desc=f"draw {task}")):

@@ -1,16 +1,18 @@
 """Pictures of results: segments over the photo, the label ranking beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PAPER, RULE = (35, 39, 47), (255, 255, 255), (222, 226, 232)
 PRESENT, ABSENT = (46, 134, 94), (176, 184, 196)
+# Left, top, right, bottom; the pixels of all four edges are part of it.
+Box = tuple[int, int, int, int]
 
 
 @dataclass
@@ -31,12 +33,17 @@ class Region:
 class Labels:
     """Names and colours of a dataset's labels."""
 
-    def __init__(self, metadata: Metadata):
+    def __init__(self, metadata: Metadata | Mapping):
         names = metadata.get("label_names") or metadata.get("stuff_classes")
         self.names = names or metadata.get("thing_classes", [])
         own = metadata.get("stuff_colors") or metadata.get("thing_colors") or []
         # A thing-only table of another length does not belong to these names.
         self.colours = own if len(own) >= len(self.names) else []
+
+    @classmethod
+    def of(cls, datasets: Sequence[str]) -> "Labels":
+        """Those of the first dataset; numbers and made-up colours where there is none."""
+        return cls(MetadataCatalog.get(datasets[0]) if datasets else {})
 
     def name(self, label: int) -> str:
         """The label's name, or its number."""
@@ -116,11 +123,73 @@ def draw_regions(
         canvas[_outline(region.mask)] = 255
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    size = max(9, min(picture.size) // 32)
-    for region in sorted(regions, key=lambda r: -int(r.mask.sum())):
-        if region.mask.mean() > 0.004:
-            _name_tag(draw, _centre(region.mask), labels.name(region.label), size, picture.size)
+    text = font(max(9, min(picture.size) // 32))
+    largest_first = sorted(regions, key=lambda r: -int(r.mask.sum()))
+    named = [region for region in largest_first if region.mask.mean() > 0.004]
+    names = [_shortened(draw, labels.name(r.label), text, picture.width - 8) for r in named]
+    boxes = place_tags(
+        [_centre(region.mask) for region in named],
+        [_tag_size(draw, name, text) for name in names],
+        picture.size,
+    )
+    for name, box in zip(names, boxes, strict=True):
+        if box is not None:
+            draw.rectangle(box, fill=INK)
+            middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            draw.text(middle, name, PAPER, text, anchor="mm")
     return picture
+
+
+def place_tags(
+    centres: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, int]],
+    limits: tuple[int, int],
+) -> list[Box | None]:
+    """Where name tags stand so that none covers another or leaves the picture.
+
+    Each is as near to its centre as earlier ones let it, at most two of its heights above or below.
+
+    Args:
+        centres: (x, y) where each would best be; those in front have the first choice.
+        sizes: (width, height) of each.
+        limits: (width, height) of the picture.
+
+    Returns:
+        A box for each; None: there is no room.
+    """
+    placed: list[Box | None] = []
+    for (x, y), (width, height) in zip(centres, sizes, strict=True):
+        left = min(max(x - width // 2, 0), limits[0] - width)
+        best = min(max(y - height // 2, 0), limits[1] - height)
+        others = [box for box in placed if box is not None]
+        # A row between neighbours tells them apart.
+        tops = [best, *(o[1] - height - 1 for o in others), *(o[3] + 2 for o in others)]
+        boxes = (
+            (left, top, left + width - 1, top + height - 1)
+            for top in sorted(tops, key=lambda top: abs(top - best))
+            if abs(top - best) <= 2 * height + 2
+        )
+        free = (box for box in boxes if _is_free(box, others, limits))
+        placed.append(next(free, None))
+    return placed
+
+
+def _is_free(box: Box, others: Sequence[Box], limits: tuple[int, int]) -> bool:
+    """Whether a box is in the picture and touches no other."""
+    inside = min(box) >= 0 and box[2] < limits[0] and box[3] < limits[1]
+    return inside and not any(
+        all(box[i] <= other[i + 2] + 1 and other[i] <= box[i + 2] + 1 for i in (0, 1))
+        for other in others
+    )
+
+
+def _tag_size(
+    draw: ImageDraw.ImageDraw, name: str, text: ImageFont.FreeTypeFont
+) -> tuple[int, int]:
+    """(width, height) of a name with its margins; of one height for all names."""
+    left, _, right, _ = draw.textbbox((0, 0), name, text)
+    ascent, descent = text.getmetrics()
+    return int(right - left) + 7, ascent + descent + 2
 
 
 def draw_ranking(
@@ -209,19 +278,6 @@ def _centre(mask: np.ndarray) -> tuple[int, int]:
         for start, end in edges.reshape(-1, 2):
             best = max(best, (end - start, int(start + end) // 2, int(y)))
     return best[1], best[2]
-
-
-def _name_tag(
-    draw: ImageDraw.ImageDraw, centre: tuple[int, int], name: str, size: int, limits: tuple
-) -> None:
-    text = font(size)
-    left, top, right, bottom = draw.textbbox((0, 0), name, text)
-    half = (right - left) / 2 + 3, (bottom - top) / 2 + 2
-    x, y = (
-        min(max(c, h), max(limit - h, h)) for c, h, limit in zip(centre, half, limits, strict=True)
-    )
-    draw.rectangle((x - half[0], y - half[1], x + half[0], y + half[1]), fill=INK)
-    draw.text((x, y), name, PAPER, text, anchor="mm")
 
 
 def _shortened(

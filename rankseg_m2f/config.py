@@ -74,11 +74,16 @@ class Config(CfgNode):
         for i in range(0, len(cfg_list), 2):
             merged[i] = _new_name(cfg_list[i])
             value = self._decode_cfg_value(cfg_list[i + 1])
-            if type(value) is int and isinstance(self._lookup(merged[i]), float):
+            if type(value) is int and isinstance(self.lookup(merged[i]), float):
                 merged[i + 1] = float(value)
         super().merge_from_list(merged)
 
-    def _lookup(self, full_key: str) -> Any:
+    def lookup(self, full_key: str) -> Any:
+        """The value of a key such as "MODEL.RANKSEG.TOPK".
+
+        Raises:
+            KeyError: an unknown key.
+        """
         node: Any = self
         for part in full_key.split("."):
             if not isinstance(node, CfgNode) or part not in node:
@@ -125,6 +130,7 @@ def get_cfg() -> Config:
     cfg = Config(cfg)
     _add_input(cfg)
     _add_solver(cfg)
+    _add_test(cfg)
     _add_mask_former(cfg)
     _add_swin(cfg)
     _add_rankseg(cfg)
@@ -184,6 +190,9 @@ def _add_solver(cfg: Config) -> None:
     # (ours) Decay per step of a moving average of the weights, which is then what is evaluated and
     # saved as the model; 0: none.
     cfg.SOLVER.EMA_DECAY = 0.0
+
+
+def _add_test(cfg: Config) -> None:
     # (ours) A metric of the evaluation, such as "labels/mAP" (with the dataset's name before it if
     # there are several): weights with the highest are kept as model_best.pth. Training ends after
     # PATIENCE evaluations in a row without a new best; 0: at MAX_ITER.

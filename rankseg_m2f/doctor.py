@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rankseg_m2f import __version__
 from rankseg_m2f.engine.requirements import REQUIREMENTS, Requirement, load
+from rankseg_m2f.files import datasets_root
 
 # Not asked at start-up: only some of Detectron2's augmentations and its drawing need it.
 OPENCV = Requirement("cv2", "cv2", ("install", "opencv-python-headless"))
@@ -131,8 +132,7 @@ def _backends(report: Report) -> None:
 
 
 def _datasets(report: Report) -> None:
-    given = os.environ.get("DETECTRON2_DATASETS")
-    root = Path(given or "datasets").expanduser()
+    root, given = datasets_root(), os.environ.get("DETECTRON2_DATASETS")
     origin = "$DETECTRON2_DATASETS" if given else "the default; set $DETECTRON2_DATASETS"
     report.title(f"Datasets in {root.absolute()} ({origin})")
     if not root.is_dir():
@@ -143,12 +143,15 @@ def _datasets(report: Report) -> None:
         return
     try:
         from rankseg_m2f.data.datasets.official import readiness
+        from rankseg_m2f.data.datasets.scenes import SCENES
+        from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES
     except (ImportError, AttributeError, OSError) as error:
         report.row("unknown", _first_line(error))
         return
     # Written last, so its presence says that all the rest is there.
-    for scenes in sorted(path.parent for path in root.glob("*scenes*/scenes.json")):
-        report.row(scenes.name, "there")
+    for folders in (SCENES, VIDEO_SCENES):
+        for path in sorted(root.glob(f"{folders}/scenes.json")):
+            report.row(path.parent.name, "there")
     for names, (ready, script) in readiness(root).items():
         advice = f"unfinished, run python datasets/{script}"
         report.row(names.replace("_{split}", ""), f"there: {', '.join(ready)}" if ready else advice)

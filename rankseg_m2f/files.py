@@ -1,9 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Where datasets lie, and files that are written whole or not at all."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def datasets_root() -> Path:
+    """The folder of all datasets: $DETECTRON2_DATASETS, or `datasets` where it is empty or unset.
+
+    Shells leave the ~ of a quoted path as it is.
+    """
+    return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
 
 
 @contextmanager

@@ -106,6 +106,7 @@ def start(scenes, monkeypatch):
         torch.manual_seed(5)
         trainer = Trainer(cfg, seed=1)
         trainer.resume_or_load(resume)
+        trainer.load_data()
         return trainer
 
     return make

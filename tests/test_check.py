@@ -10,10 +10,13 @@ import pytest
 import yaml
 from datasets_made import NAMES, quarters, write_dataset
 from detectron2.data import DatasetCatalog
+from label_statistics import LabelStatistics
 from PIL import Image
 
 from rankseg_m2f.data.check import check_dataset, label_difference
 from rankseg_m2f.data.datasets.definitions import KINDS
+from rankseg_m2f.evaluation import ground_truth
+from rankseg_m2f.evaluation.ground_truth import GroundTruth
 
 MAPS = [quarters(20, 20, [0, 1, 2, 3]), quarters(20, 20, [0, 1, 2, 255])]
 
@@ -193,13 +196,19 @@ def test_the_check_says_what_is_wrong_with_definitions(call, capsys):
     assert ": FAILED: dataset 'gone_" in shown and "DATASETS.DEFINITIONS" in shown
     assert "--definitions FILE" in shown
     call.file.write_text("a:")
-    assert call(tool.main, "train") == 1
-    assert capsys.readouterr().out.startswith(f"FAILED: {call.file}: dataset 'a': ")
+    with pytest.raises(SystemExit, match=r"^check_dataset: .*mine\.yaml: dataset 'a': "):
+        call(tool.main, "train")
 
 
-def test_the_constant_baseline_can_be_called(call, capsys, tmp_path):
+def test_the_constant_baseline_can_be_called(call, capsys, tmp_path, monkeypatch):
+    load = ground_truth.read_label_map
     kappas = ("--kappas", "2", "4", "--json", str(tmp_path / "labels.json"))
+    read = []
+    monkeypatch.setattr(
+        ground_truth, "read_label_map", lambda path: read.append(path) or load(path)
+    )
     call(constant_baseline.main, "--train", "train", "--test", "test", "--kappa", "2", *kappas)
+    assert len(read) == len(set(read)) == 2 * len(MAPS)
     shown = capsys.readouterr().out
     results = json.loads(shown[: shown.rindex("}") + 1])
     # Labels 0, 1 and 2 have 200 training pixels each: the first is predicted everywhere, and is
@@ -211,6 +220,39 @@ def test_the_constant_baseline_can_be_called(call, capsys, tmp_path):
     assert two["recall"] == pytest.approx(results["labels"]["recall"], abs=0.01)
     assert two["coverage"] == pytest.approx(results["labels"]["coverage"], abs=0.01)
     assert four == {"kappa": 4, "recall": 100, "coverage": 100}
+
+
+@pytest.mark.parametrize("kind", ["semantic", "instance"])
+def test_the_constant_baseline_judges_videos(scenes, monkeypatch, capsys, kind):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    names = [f"video_scenes_{kind}_{split}" for split in ("train", "val")]
+    words = ["--train", names[0], "--test", names[1], "--kappas", "1000"]
+    monkeypatch.setattr(sys, "argv", ["tool", *words])
+    constant_baseline.main()
+    shown = capsys.readouterr().out
+    results = json.loads(shown[: shown.rindex("}") + 1])
+    assert results["labels"]["recall"] == 100
+    assert results.keys() == ({"labels", "sem_seg"} if kind == "semantic" else {"labels"})
+    if kind == "semantic":
+        train, test = (LabelStatistics.of(GroundTruth.of(name)).pixels for name in names)
+        ious = np.zeros(len(test))
+        ious[train.argmax()] = test[train.argmax()] / test.sum()
+        assert results["sem_seg"]["mIoU"] == pytest.approx(100 * ious[test > 0].mean(), abs=1e-3)
+
+
+def test_pixels_decide_on_the_constant_map(tmp_path):
+    """Of a dataset without maps it is the number of images."""
+    file = tmp_path / "a.png"
+    Image.new("RGB", (6, 4)).save(file)
+    record = {"video_id": 1, "file_names": [str(file)] * 3}
+    presence = np.array([[True, False], [True, True]])
+    for pixels, label in (([10, 90], 1), ([0, 0], 0)):
+        train = LabelStatistics("toy", "clip", ["a", "b"], presence, np.array(pixels))
+        found = constant_baseline.constant_maps(train, None, record)
+        label_maps = found["sem_seg"].argmax(0)
+        assert label_maps.shape == (3, 4, 6) and (label_maps == label).all()
+        assert found["pred_labels"] == [label]
+        assert constant_baseline.constant_labels(train)["label_ranking"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_defaults_are_the_official_ones(name):
 def test_each_difference_is_one():
     for names, key, ours in DIFFERENT:
         matching = [OFFICIAL[name] for name in FILES if re.match(names, name)]
-        assert matching and any(o.get(key, get_cfg()._lookup(key)) != ours for o in matching)
+        assert matching and any(o.get(key, get_cfg().lookup(key)) != ours for o in matching)
 
 
 def test_official_repositories_differ_as_the_table_says():

@@ -18,7 +18,7 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
 from rankseg_m2f.data.ground_truth import ObjectList, transform_ids
-from rankseg_m2f.data.loader import build_test_loader, build_train_loader
+from rankseg_m2f.data.loader import build_test_loader, build_train_loader, load_records
 from rankseg_m2f.data.mappers import MAPPERS, build_mapper
 from rankseg_m2f.images import ImageReadError
 
@@ -249,6 +249,37 @@ def test_unregistered_dataset_says_what_to_do():
     cfg = config("nowhere_to_be_found", "mask_former_semantic")
     with pytest.raises(KeyError, match=r"nowhere_to_be_found.*DATASETS\.DEFINITIONS"):
         build_train_loader(cfg)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KIND_OF.values())))
+def test_a_dataset_is_loaded_once(made, monkeypatch, kind):
+    dataset = made()(kind)
+    mapper = next(m for m, k in KIND_OF.items() if k == kind)
+    loads = counted_loads(monkeypatch, dataset)
+    build_train_loader(config(dataset, mapper))
+    assert len(loads) == 1
+    build_test_loader(config(dataset, mapper), dataset)
+    assert len(loads) == 2
+
+
+def counted_loads(monkeypatch, dataset: str) -> list:
+    """Grows by one each time the dataset is loaded."""
+    loads, load = [], DatasetCatalog.data[dataset]
+    monkeypatch.setitem(DatasetCatalog.data, dataset, lambda: loads.append(1) or load())
+    return loads
+
+
+def test_pictures_without_objects_are_left_out_of_training(made, monkeypatch):
+    dataset = made()("coco_instances")
+    records = DatasetCatalog.get(dataset)
+    records[1]["annotations"] = []
+    monkeypatch.setitem(DatasetCatalog.data, dataset, lambda: records)
+    assert load_records([dataset]) == records
+    assert load_records([dataset], filter_empty=True) == [records[0], *records[2:]]
+    for record in records:
+        record["annotations"] = []
+    with pytest.raises(ValueError, match=f"no picture of {dataset} has an object"):
+        load_records([dataset], filter_empty=True)
 
 
 def test_definitions_register_with_all_metadata(tmp_path):

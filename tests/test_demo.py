@@ -72,6 +72,39 @@ def test_regions_are_coloured_where_they_are():
     assert drawn[0, 10].tolist() == [255, 255, 255]  # the outline
 
 
+def test_labels_of_no_dataset_are_numbers():
+    assert visualise.Labels.of([]).name(3) == "label 3"
+
+
+def test_name_tags_leave_one_another_and_the_picture_alone():
+    limits = (100, 60)
+    centres = [(50, 30), (52, 31), (50, 29), (0, 0), (99, 59), *[(50, 30)] * 3]
+    sizes = [(40, 10)] * len(centres)
+    boxes = visualise.place_tags([*centres, (50, 30)], [*sizes, (101, 10)], limits)
+    # The first stands where it would, the next ones as near as may be; then there is no room.
+    assert boxes[0] == (30, 25, 69, 34)
+    assert boxes[1] == (32, 36, 71, 45) and boxes[2] == (30, 14, 69, 23)
+    assert boxes[3] == (0, 0, 39, 9) and boxes[4] == (60, 50, 99, 59)
+    assert boxes[5:] == [None] * 4
+    covered = np.zeros(limits[::-1], dtype=int)
+    for left, top, right, bottom in filter(None, boxes):
+        assert 0 <= left <= right < 100 and 0 <= top <= bottom < 60
+        covered[top : bottom + 1, left : right + 1] += 1
+    assert covered.max() == 1
+
+
+def test_names_of_neighbours_can_be_read():
+    """What is drawn are boxes of the ink's colour; they must not run into each other."""
+    masks = np.zeros((2, 200, 300), dtype=bool)
+    masks[0, 80:120], masks[1, 95:115, 100:200] = True, True
+    regions = [visualise.Region(mask, 3, (255, 255, 255)) for mask in masks]
+    drawn = np.asarray(
+        visualise.draw_regions(np.full((200, 300, 3), 255, np.uint8), regions, LABELS)
+    )
+    rows = (drawn == visualise.INK).all(-1).any(1)
+    assert np.diff(rows.astype(int)).tolist().count(1) == 2
+
+
 def test_a_ranking_marks_what_is_present():
     chart = visualise.draw_ranking(
         np.array([0.9, 0.2, 0.1, 0.8]), np.array([0, 3, 1, 2]), LABELS, (300, 200), present={3}

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from visualise import Labels, made_up_colour
 
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.structures.predictions import LabelMaps
 
 TINY = {
@@ -109,6 +110,14 @@ def test_label_maps_are_drawn_frame_by_frame():
     drawn = list(demo_video.draw(iter(pictures), {"sem_seg": LabelMaps(maps)}, Labels({}), 0.3))
     colours = [np.asarray(picture)[5, 5].tolist() for picture in drawn]
     assert colours[0] != colours[1]
+
+
+def test_a_constant_has_all_labels_where_nothing_is_selected(scenes, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    config = str(run_video_demo.CONFIGS["instance"])
+    cfg = load_config(config, [*WORDS, "MODEL.RANKSEG.TOPK", "0"])
+    found = run_video_demo.constant_prediction(cfg)
+    assert found["labels"]["recall"] == 100 and "segm" in found
 
 
 def test_the_whole_video_demo_in_small(tmp_path, monkeypatch, capsys):

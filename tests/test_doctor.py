@@ -38,8 +38,10 @@ def test_all_is_well_here(monkeypatch, tmp_path, own_catalogs):
     for folder in ("annotations", "val2017"):
         (coco / folder).mkdir(parents=True)
     (coco / "annotations" / "instances_val2017.json").touch()
-    (tmp_path / "scenes_9").mkdir()
-    (tmp_path / "scenes_9" / "scenes.json").touch()
+    # Nothing registers the last one.
+    for name in ("scenes_9", "video_scenes_9", "old_scenes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scenes.json").touch()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     report = doctor.diagnose()
     text = report.text()
@@ -51,10 +53,11 @@ def test_all_is_well_here(monkeypatch, tmp_path, own_catalogs):
         "coco_2017 +there: val",
         r"coco_2017_panoptic +unfinished, run python datasets/prepare_coco\.py",
         "scenes_9 +there",
+        "video_scenes_9 +there",
     )
     for row in rows:
         assert re.search(rf"^  {row}$", text, re.MULTILINE), row
-    assert "ade20k" not in text
+    assert "ade20k" not in text and "old_scenes" not in text
     assert text.endswith("All that is needed works.\n")
 
 

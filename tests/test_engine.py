@@ -20,9 +20,11 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from golden import load_case
 from PIL import Image
+from test_data import counted_loads
 from torch import nn
 from weights_made import arrays, save_pkl
 
+from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.datasets.definitions import KINDS
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.evaluate import evaluate
@@ -271,6 +273,7 @@ def test_mixed_precision_trains_on_cpu(scenes, tmp_path, monkeypatch, dtype):
     trainer = Trainer(cfg, seed=0)
     assert trainer.amp_dtype is torch.bfloat16  # the CPU has no float16
     before = trainer.model.ml_head.fc.W.clone()
+    trainer.load_data()
     trainer.run()
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     assert not torch.equal(before, trainer.model.ml_head.fc.W)
@@ -299,6 +302,26 @@ def test_mistakes_are_one_line(scenes, tmp_path, monkeypatch):
             engine.run()
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("MODEL.RANKSEG.TRAIN_SELECTION", "foo"), "'foo'"),
+        (("SOLVER.OPTIMIZER", "LION"), "LION"),
+        (("SOLVER.EMA_DECAY", "1.5"), "EMA_DECAY.*1.5"),
+        (("SOLVER.IMS_PER_BATCH", "3", "SOLVER.ACCUMULATION_STEPS", "2"), "IMS_PER_BATCH=3 must"),
+        (("--eval-only", "MODEL.META_ARCHITECTURE", "Nothing"), "No object named 'Nothing'"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(scenes, tmp_path, monkeypatch, words, message):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    flags = [word for word in words if word.startswith("--")]
+    settings = [*SMALL, "OUTPUT_DIR", str(tmp_path), *words[len(flags) :]]
+    command = ["train_net.py", "--config-file", str(DEMO), *flags, *settings]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=f"^train_net.py: .*{message}"):
+        engine.run()
+
+
 def test_refused_weights_are_one_line(scenes, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
     unsafe = tmp_path / "unsafe.pkl"
@@ -317,7 +340,7 @@ def test_datasets_must_agree_on_their_labels(tmp_path):
         arguments = write_dataset(tmp_path / folder, [quarters(8, 8, [0, 1, 2, 3])])
         names.append(f"agree_{folder}_{tmp_path.name}")
         KINDS["semantic_folder"](names[-1], **{**arguments["semantic_folder"], "classes": classes})
-    cfg = engine.get_cfg()
+    cfg = get_cfg()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names[0],), (names[0],)
     engine.check_labels(cfg)
@@ -462,7 +485,9 @@ def test_multi_scale_is_for_pictures_and_passes_windows_by(scenes, tmp_path, mon
     window = ["MODEL.MASK_FORMER.TEST.WINDOW", "3", "MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP", "1"]
     views = ["TEST.AUG.MIN_SIZES", "(48,)", "TEST.AUG.MAX_SIZE", "64"]
     cfg = load_config(str(config), [*SMALL, *window, *views, "OUTPUT_DIR", str(tmp_path)])
+    loads = counted_loads(monkeypatch, cfg.DATASETS.TEST[0])
     results = evaluate(cfg, build_model(cfg), multi_scale=True)
+    assert len(loads) == 1
     assert ("sem_seg_TTA" in results) == (config == DEMO)
     assert "segm" in results
 

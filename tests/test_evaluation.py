@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from label_statistics import LabelStatistics
 from perfect import evaluate_perfectly, imperfections
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -630,7 +631,9 @@ def test_constant_baseline_by_hand(register, tmp_path):
     roots = write_semantic(tmp_path, [np.array(m, dtype=np.uint8) for m in maps])
     name = register(register_semantic_folder, "test_constant", classes=list("abc"), **roots)
     records = DatasetCatalog.get(name)
-    results = constant_baseline(records[:2], records[2:], MetadataCatalog.get(name), kappa=1)
+    metadata = MetadataCatalog.get(name)
+    train = LabelStatistics.of(GroundTruth(name, records[:2], metadata))
+    results = constant_baseline(train, GroundTruth(name, records[2:], metadata), kappa=1)
     # Label 1 leads in training pixels (5 of 7) and images (2 of 2).
     assert results["sem_seg"]["mIoU"] == pytest.approx(100 * (1 / 4) / 3)
     assert results["labels"]["coverage"] == 25
@@ -640,8 +643,8 @@ def test_constant_baseline_by_hand(register, tmp_path):
 
 
 def test_constant_baseline_takes_stuff_for_panoptic(coco):
-    records = DatasetCatalog.get(coco)
-    results = constant_baseline(records, records, MetadataCatalog.get(coco))
+    truth = GroundTruth.of(coco)
+    results = constant_baseline(LabelStatistics.of(truth), truth)
     assert results["labels"]["recall"] == 100
     assert results["panoptic_seg"]["PQ_th"] == 0
     assert 0 <= results["panoptic_seg"]["PQ"] < 5

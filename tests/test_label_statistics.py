@@ -83,7 +83,8 @@ def test_nothing_labelled_can_be_drawn(tmp_path):
 
 
 def test_unknown_datasets_are_named():
-    assert "dataset 'gone' is not registered" in tool.main(["gone"])
+    with pytest.raises(SystemExit, match=r"^label_statistics: dataset 'gone' is not registered"):
+        tool.main(["gone"])
 
 
 @pytest.fixture
@@ -109,17 +110,40 @@ def test_temperatures_of_all_forms_are_read_and_drawn(checkpoints, tmp_path, cap
         few = temperatures.read(path, kappa=2).weight.tolist()
         assert few == ([1] if form == "shared" else [1, 2, 4])
     words = [*map(str, checkpoints.values()), "--png", str(tmp_path / "t.png")]
-    assert temperatures.main(words) is None
-    assert "rank: rank, 1/τ from 1.000 to 4.000" in capsys.readouterr().out
+    temperatures.main(words)
+    shown = capsys.readouterr().out
+    # No-object is no rank: a curve that falls to its last rank does not end with no-object's 1/τ.
+    assert "rank: rank, 1/τ of rank 1 1.000, of rank 3 (last) 3.000, of no-object 4.000" in shown
+    assert "shared: shared, 1/τ of all ranks and no-object 1.000" in shown
     assert Image.open(tmp_path / "t.png").width > 500
 
 
 def test_what_has_no_temperatures_is_named(checkpoints, tmp_path):
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "plain.pth")
-    assert "plain.pth has no ml_norm.weight" in temperatures.main([str(tmp_path / "plain.pth")])
-    assert "gone.pth" in temperatures.main(["gone.pth"])
     twice = [f"a={path}" for path in checkpoints.values()]
-    assert "two files have one name" in temperatures.main(twice)
+    for words, message in (
+        ([str(tmp_path / "plain.pth")], r"plain\.pth has no ml_norm\.weight"),
+        (["gone.pth"], r"gone\.pth"),
+        (twice, "two files have one name"),
+    ):
+        with pytest.raises(SystemExit, match=f"^plot_temperatures: .*{message}"):
+            temperatures.main(words)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_temperatures_of_wrapped_models_are_read(checkpoints, tmp_path, prefix):
+    state = torch.load(checkpoints["layernorm"], weights_only=True)["model"]
+    wrapped = tmp_path / "wrapped.pth"
+    torch.save({"model": {f"{prefix}{name}": value for name, value in state.items()}}, wrapped)
+    found = temperatures.read(wrapped)
+    assert found.form == "layernorm" and found.weight.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("longest", [1, 2, 8, 9, 50, 150])
+def test_ticks_name_the_first_and_the_last_rank(longest):
+    ticks = temperatures.rank_ticks(longest)
+    assert ticks[0] == 1 and ticks[-1] == longest
+    assert len(ticks) == min(longest, 8) and ticks == sorted(set(ticks))
 
 
 def test_figures_have_axes_in_one_list():

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import make_scenes
+import make_video_scenes
 import numpy as np
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from PIL import Image
 
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
+from rankseg_m2f.files import datasets_root
 
 FOLDER = "kind: semantic_folder, image_root: x, label_root: y"
 
@@ -250,16 +252,27 @@ def test_colours_are_those_given(tmp_path):
     assert MetadataCatalog.get(name).label_names == NAMES
 
 
-@pytest.mark.parametrize("by_variable", [True, False])
-def test_scenes_are_made_where_registration_looks(tmp_path, monkeypatch, by_variable):
+@pytest.mark.parametrize("script, kind", [(make_scenes, ""), (make_video_scenes, "video_")])
+@pytest.mark.parametrize("variable, root", [(None, "datasets"), ("~/elsewhere", "elsewhere")])
+def test_scenes_are_made_where_registration_looks(
+    tmp_path, monkeypatch, script, kind, variable, root
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    if by_variable:
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    if variable:
+        monkeypatch.setenv("DETECTRON2_DATASETS", variable)
     small = {"train": 1, "val": 1, "num-labels": 8, "size": 32, "jobs": 1}
+    small |= {"frames": 1} if kind else {}
     options = [word for key, value in small.items() for word in (f"--{key}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["make_scenes.py", *options])
-    make_scenes.main()
-    root = tmp_path / ("elsewhere" if by_variable else "datasets") / "scenes"
-    assert np.asarray(Image.open(root / "val" / "000000.jpg")).shape == (32, 32, 3)
-    assert (root / "scenes.json").is_file()
+    monkeypatch.setattr(sys, "argv", ["make.py", *options])
+    script.main()
+    folder = tmp_path / root / f"{kind}scenes"
+    assert datasets_root().resolve() == folder.parent and (folder / "scenes.json").is_file()
+    picture = next(folder.glob("data/val_00000/origin/*.jpg" if kind else "val/000000.jpg"))
+    assert np.asarray(Image.open(picture)).shape == (32, 32, 3)
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "")
+    assert datasets_root() == Path("datasets")

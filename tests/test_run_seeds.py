@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,8 +171,11 @@ def test_finished_runs_are_judged_again(write, tmp_path, capsys):
 
 def test_results_of_other_settings_are_not_taken_for_these(write):
     assert run_seeds.main(arguments(write(settings={"a": []}, seeds=[1]))) is None
-    message = run_seeds.main(arguments(write(settings={"a": []}, seeds=[1], common=[])))
-    assert "is of another run (overrides changed): choose another name" in message
+    other = write(settings={"a": []}, seeds=[1], common=[])
+    with pytest.raises(
+        SystemExit, match=r"is of another run \(overrides changed\): choose another"
+    ):
+        run_seeds.main(arguments(other))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,8 @@ def test_results_of_other_settings_are_not_taken_for_these(write):
     ],
 )
 def test_mistakes_in_the_file_are_one_line(write, changes, message):
-    assert message in run_seeds.main(arguments(write(**changes)))
+    with pytest.raises(SystemExit, match=f"^run_seeds: .*{re.escape(message)}"):
+        run_seeds.main(arguments(write(**changes)))
 
 
 def test_files_that_are_no_table(tmp_path):
@@ -208,8 +213,10 @@ def test_files_that_are_no_table(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"a\.yaml (is no YAML|must be a table)"):
             Experiment.read(path)
-    assert "gone.yaml" in run_seeds.main([str(tmp_path / "gone.yaml")])
-    assert "--jobs 0" in run_seeds.main(["--jobs", "0", str(example(path))])
+    with pytest.raises(SystemExit, match=r"gone\.yaml"):
+        run_seeds.main([str(tmp_path / "gone.yaml")])
+    with pytest.raises(SystemExit, match="--jobs 0"):
+        run_seeds.main(["--jobs", "0", str(example(path))])
 
 
 def example(path):

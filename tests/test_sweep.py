@@ -1,6 +1,7 @@
 """Error causes by hand; the sweep is what --eval-only gives, and names what it cannot do."""
 
 import csv
+import logging
 import math
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from detectron2.modeling import build_model
 from golden import load_case
 from PIL import Image
+from test_data import counted_loads
 from test_engine import DEMO, SMALL, VIDEO
 
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.main import load_config
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.sweep import Setting, grid, sweep
 from rankseg_m2f.evaluation.errors import OUTCOMES, ErrorEvaluator, pixel_outcomes
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
@@ -206,13 +209,18 @@ def test_windows_are_refused(scenes, tmp_path, monkeypatch):
         sweep(cfg, model, cfg.DATASETS.TEST[0], [Setting.of(model)])
 
 
-def test_the_tool_writes_table_and_figure(scenes, tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_table_and_figure(scenes, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
     cfg, model = small_model(scenes, tmp_path, monkeypatch, DEMO, *SELECTED)
-    torch.save({"model": model.state_dict()}, tmp_path / "w.pth")
+    about = {"labels": ["zebra", *label_names(cfg)[1:]]}
+    torch.save({"model": model.state_dict(), "metadata": about}, tmp_path / "w.pth")
+    loads = counted_loads(monkeypatch, cfg.DATASETS.TEST[0])
     words = ["--config-file", str(DEMO), "--kappas", "4,30", "--oracle", "off", *SMALL, *SELECTED]
     words += ["OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(tmp_path / "w.pth")]
-    assert tool.main(words) is None
+    with caplog.at_level(logging.WARNING):
+        tool.main(words)
+    assert len(loads) == 1
+    assert "The file's labels are not the dataset's: label 0 is 'zebra'" in caplog.text
     shown = capsys.readouterr().out
     assert (
         "left out all-temperature, kappa30-temperature: the model was trained with κ = 20" in shown
@@ -230,4 +238,30 @@ def test_the_tool_writes_table_and_figure(scenes, tmp_path, monkeypatch, capsys)
     shares = [float(rows[0][f"errors/{outcome}"]) for outcome in OUTCOMES]
     assert sum(shares) == pytest.approx(100)
     assert Image.open(folder / "sweep.png").width > 1000
-    assert "config gone.yaml does not exist" in tool.main(["--config-file", "gone.yaml"])
+    with pytest.raises(SystemExit, match=r"^sweep: config gone\.yaml does not exist"):
+        tool.main(["--config-file", "gone.yaml"])
+
+
+def table_row(kappa, selection=True, temperature=True, oracle=False, min_score=0.0, correct=50.0):
+    setting = Setting(kappa, selection, temperature, oracle, min_score)
+    errors = dict(zip(OUTCOMES, (correct, 100 - correct, 0.0, 0.0), strict=True))
+    return tool.row(setting, {"errors": errors, "sem_seg": {"mIoU": correct}})
+
+
+def test_bars_of_errors_are_of_one_combination():
+    rows = [
+        table_row(20, min_score=0.1, correct=70),
+        table_row(20, correct=60),
+        table_row(5, correct=50),
+        table_row(40, selection=False, correct=40),
+        table_row(10, temperature=False, correct=30),
+        table_row(30, oracle=True, correct=20),
+    ]
+    bars = tool.error_bars(rows)
+    found = {name: line["errors/correct"] for name, line in bars.items()}
+    # The checkpoint's own κ differs from image to image: a bar apart, not that of 20.
+    assert list(found.items()) == [("5", 50), ("20", 60), ("all", 40), ("dynamic", 70)]
+    assert list(tool.error_bars(rows[1:])) == ["5", "20", "all"]
+    # A model without selection of its own, as "+ MT": what is drawn is still over κ.
+    plain = [table_row(40, False, False), table_row(5, True, False), table_row(5)]
+    assert list(tool.error_bars(plain)) == ["5", "all"]

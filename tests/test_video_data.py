@@ -447,15 +447,10 @@ def test_bad_json_names_the_place(tmp_path, change, message):
 
 def test_a_json_without_annotations_is_for_testing(tmp_path):
     dataset = ytvis(tmp_path, change=lambda c: c.pop("annotations"))
-    sample = next(iter(build_test_loader(*_test(dataset))))[0]
+    sample = next(iter(build_test_loader(config(dataset), dataset)))[0]
     assert len(sample["image"]) == 4 and "instances" not in sample
     with pytest.raises(ValueError, match="has no ground truth"):
         mapped(dataset)
-
-
-def _test(dataset: str, *overrides):
-    cfg = config(dataset, *overrides)
-    return cfg, dataset, build_video_mapper(cfg, is_train=False, dataset=dataset)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -524,20 +519,18 @@ def test_workers_can_be_started_afresh(tmp_path, interval):
 
 def test_loaders_and_oracle(tmp_path):
     dataset = vspw(tmp_path, {"a": 5, "b": 2}, clip_length=3)
-    cfg, _, mapper = _test(dataset, "MODEL.RANKSEG.USE_GT_EVAL", True)
-    samples = [batch[0] for batch in build_test_loader(cfg, dataset, mapper)]
+    cfg = config(dataset, "MODEL.RANKSEG.USE_GT_EVAL", True)
+    samples = [batch[0] for batch in build_test_loader(cfg, dataset)]
     assert [(s["video_id"], s["clip"], s["length"]) for s in samples] == [
         ("a", 0, 3), ("a", 1, 2), ("b", 0, 2),
     ]  # fmt: skip
     batch = ClipBatch.from_inputs(samples[1:2], lambda x: x / 255, 32, torch.device("cpu"))
     assert sorted(set(batch.labels()[0].tolist())) == [0, 1, 2]
-    streams = [
-        build_train_loader(cfg, build_video_mapper(cfg, is_train=True), seed=3) for _ in range(2)
-    ]
+    streams = [build_train_loader(cfg, seed=3) for _ in range(2)]
     streams[1].seek(2)
     drawn = [[next(s)[0] for _ in range(2)] for s in map(iter, streams)]
     again = iter(streams[0])
     kept = [next(again)[0] for _ in range(4)][2:]
     assert [s["file_names"] for s in kept] == [s["file_names"] for s in drawn[1]]
-    ours = iter(build_train_loader(config(ytvis(tmp_path / "y")), mapper=dict, seed=0))
+    ours = iter(build_train_loader(config(ytvis(tmp_path / "y")), seed=0))
     assert next(ours)[0]["length"] == 4

@@ -10,8 +10,6 @@ attention are in, post-processing is not. The paper's "M" and "G" are 2^20 and 2
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -26,8 +24,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import rankseg_m2f.engine.main  # noqa: F401  (registration)
-from rankseg_m2f.config import Config, get_cfg
-from rankseg_m2f.engine.config_files import find_config
+from rankseg_m2f.config import Config
+from rankseg_m2f.engine.config_files import read_config
+from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.files import replacing
 
 aten = torch.ops.aten
 _MI, _GI = 2**20, 2**30
@@ -231,19 +231,6 @@ def shown(analysis: Analysis, depth: int) -> list[Row]:
     ]
 
 
-def read_config(path: str, overrides: list[str]) -> Config:
-    """The config of a YAML file with ``KEY VALUE`` pairs over it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError, KeyError: see `Config`.
-    """
-    cfg = get_cfg()
-    cfg.merge_from_file(str(find_config(path)))
-    cfg.merge_from_list(overrides)
-    return cfg
-
-
 def write_json(analysis: Analysis, depth: int, path: Path) -> None:
     """Write the rows down to `depth`; the first one, named "", is the model."""
     content = {
@@ -251,13 +238,12 @@ def write_json(analysis: Analysis, depth: int, path: Path) -> None:
         "frames": analysis.frames,
         "rows": [asdict(row) for row in shown(analysis, depth)],
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> str | None:
-    """Print the table; returns what went wrong, if the config did."""
+def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -270,18 +256,13 @@ def main(argv: list[str] | None = None) -> str | None:
     parser.add_argument("--json", type=Path, help="write the counts here too")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
     arguments = parser.parse_args(argv)
-    try:
+    with one_line_errors("analyze_model"):
         cfg = read_config(arguments.config_file, arguments.overrides)
         analysis = analyze(cfg, tuple(arguments.size), arguments.frames)
-    except (OSError, ValueError, KeyError) as error:
-        message = str(error)
-        named = arguments.config_file in message
-        return message if named else f"{arguments.config_file}: {message}"
-    sys.stdout.write(table(analysis, arguments.depth) + "\n")
-    if arguments.json is not None:
-        write_json(analysis, arguments.depth, arguments.json)
-    return None
+        if arguments.json is not None:
+            write_json(analysis, arguments.depth, arguments.json)
+    print(table(analysis, arguments.depth))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

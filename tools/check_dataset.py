@@ -9,6 +9,7 @@ from tqdm import tqdm
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import DatasetReport, check_dataset, label_difference
 from rankseg_m2f.engine.main import register_datasets
+from rankseg_m2f.errors import USER_ERRORS, one_line_errors, sentence
 
 
 def main() -> int:
@@ -22,16 +23,13 @@ def main() -> int:
     args = parser.parse_args()
     cfg = get_cfg()
     cfg.DATASETS.DEFINITIONS = args.definitions
-    try:
+    with one_line_errors("check_dataset"):
         register_datasets(cfg)
-    except (ValueError, OSError) as error:
-        print(f"FAILED: {error}")
-        return 1
     failed, reports = False, []
     for name in args.names:
         try:
             report = check_dataset(name, args.limit, progress=tqdm)
-        except (KeyError, ValueError, OSError, AssertionError) as error:
+        except USER_ERRORS as error:
             print(f"{name}: FAILED: {sentence(error)}")
             failed = True
             continue
@@ -42,13 +40,6 @@ def main() -> int:
         if difference := label_difference(reports[0].label_names, other.label_names):
             print(f"{reports[0].name} and {other.name} have different labels: {difference}")
     return int(failed)
-
-
-def sentence(error: Exception) -> str:
-    """What an error says; Python would put the text of a KeyError in quotes."""
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} (this tool takes the file as --definitions FILE)"
-    return str(error)
 
 
 def describe(report: DatasetReport, show: int) -> str:

@@ -5,96 +5,94 @@
 
 Semantic: the label of most training pixels, everywhere. Panoptic: one segment of the stuff label
 of most training pixels. Labels: ranked by the number of training images that show them; --kappas
-tells how many of a picture's labels are among the κ first, for several κ.
+tells how many of a picture's labels are among the κ first, for several κ. Of videos likewise.
 
-Shapes: K labels, κ selected labels; h, w image size.
+Shapes: K labels, κ selected labels; T frames, h, w their size.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from label_statistics import LabelStatistics
 from tabulate import tabulate
 from tqdm import tqdm
 
-from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import label_difference
-from rankseg_m2f.data.loader import load_records
-from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.data.loader import is_video, load_records
+from rankseg_m2f.engine.config_files import read_config
+from rankseg_m2f.engine.main import register_datasets
+from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
 from rankseg_m2f.files import replacing
-from rankseg_m2f.structures.predictions import SelectedScores
+from rankseg_m2f.images import read_image
+from rankseg_m2f.structures.predictions import LabelMaps, SelectedScores
 
 
 def constant_baseline(
-    train_records: Sequence[dict],
-    test_records: Sequence[dict],
-    metadata: Metadata | Mapping,
+    train: LabelStatistics,
+    test: GroundTruth,
     kappa: int | None = None,
-    train_metadata: Metadata | Mapping | None = None,
+    judge: DatasetEvaluator | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of the best constant prediction, by the evaluators that judge models.
 
     Args:
-        train_records: Detectron2 dataset dicts from which labels are counted.
-        test_records: the same of the images to predict.
-        metadata: of the test dataset; from Detectron2's catalog or a dict of the same keys.
+        train: labels of the training dataset.
+        test: the dataset to predict.
         kappa: κ of recall and coverage; None: K.
-        train_metadata: of the training dataset; None: the same.
+        judge: of the test dataset; None: of "labels", and of "sem_seg" and "panoptic_seg" where
+            there are maps and panoptic PNGs.
 
     Returns:
-        {task: {metric: value}} for "labels", for "sem_seg" when there are maps, and for
-        "panoptic_seg" when there are panoptic PNGs.
+        {task: {metric: value}}.
 
     Raises:
-        ValueError: the datasets have different labels, or one has no records.
+        ValueError: the datasets have different labels.
     """
-    train_metadata = metadata if train_metadata is None else train_metadata
-    train = GroundTruth(train_metadata.get("name", "train"), train_records, train_metadata)
-    test = GroundTruth(metadata.get("name", "test"), test_records, metadata)
     if difference := label_difference(train.label_names, test.label_names):
         raise ValueError(
             f"datasets {train.name!r} and {test.name!r} have different labels: {difference}"
         )
-    images, pixels = count_labels(train)
-    evaluators = [MultiLabelEvaluator(test.name, truth=test)]
+    judge = default_judge(test) if judge is None else judge
+    judge.reset()
+    labels = constant_labels(train, kappa)
+    for record in tqdm(test.records, desc=test.name):
+        judge.process([record], [labels | constant_maps(train, test, record)])
+    return judge.evaluate()
+
+
+def default_judge(test: GroundTruth) -> DatasetEvaluators:
+    """Evaluators of what a constant can be judged by."""
+    kinds = [MultiLabelEvaluator]
     if test.has_maps:
-        evaluators.append(SemanticEvaluator(test.name, truth=test))
-    if "pan_seg_file_name" in test_records[0]:
-        evaluators.append(PanopticEvaluator(test.name, truth=test))
-    labels = constant_labels(images, len(train.file_names), kappa)
-    for file_name in tqdm(test.file_names, desc=test.name):
-        prediction = dict(labels)
-        if test.has_maps:
-            prediction.update(constant_maps(pixels, test.thing_ids, test.size(file_name)))
-        for evaluator in evaluators:
-            evaluator.process([{"file_name": file_name}], [prediction])
-    results: dict[str, dict[str, float]] = {}
-    for evaluator in evaluators:
-        results.update(evaluator.evaluate())
-    return results
+        video = isinstance(test, VideoTruth)
+        kinds.append(VideoSemanticEvaluator if video else SemanticEvaluator)
+    if test.has_segments:
+        kinds.append(PanopticEvaluator)
+    return DatasetEvaluators([kind(test.name, truth=test) for kind in kinds])
 
 
 def recall_by_kappa(
-    train: GroundTruth, test: GroundTruth, kappas: Sequence[int]
+    train: LabelStatistics, test: GroundTruth, kappas: Sequence[int]
 ) -> list[dict[str, float]]:
     """Recall and coverage, in percent, when every picture gets the κ labels most often trained on.
 
     Returns:
         {"kappa", "recall", "coverage"} for each κ; no coverage for datasets without maps.
     """
-    images, _ = count_labels(train)
-    labels = constant_labels(images, len(train.file_names))
+    labels = constant_labels(train)
     evaluator = MultiLabelEvaluator(test.name, truth=test)
-    read = tqdm(test.file_names, desc=test.name)
-    arrays = evaluator.collect({name: evaluator.statistics(name, labels) for name in read})
+    arrays = evaluator.collect({key: evaluator.statistics(key, labels) for key in test.file_names})
     rows = []
     for kappa in kappas:
         found = evaluator.summarise({**arrays, "ranking": arrays["ranking"][:, :kappa]})
@@ -103,42 +101,46 @@ def recall_by_kappa(
     return rows
 
 
-def count_labels(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
-    """Images that show each label, and pixels of it: (K,) int64 each."""
-    images = np.zeros(truth.num_labels, dtype=np.int64)
-    pixels = np.zeros_like(images)
-    for file_name in tqdm(truth.file_names, desc=truth.name):
-        labels, areas = truth.labels(file_name)
-        images[labels] += 1
-        pixels[labels] += areas
-    return images, pixels
-
-
-def constant_labels(images: np.ndarray, total: int, kappa: int | None = None) -> dict:
+def constant_labels(train: LabelStatistics, kappa: int | None = None) -> dict:
     """Labels by the share of pictures that show them, in the form of a model's result.
 
     Args:
-        images: (K,) of `total` that show each label.
         kappa: κ; None: K.
     """
     return {
-        "label_scores": torch.from_numpy(images / total),
-        "label_ranking": torch.from_numpy(np.argsort(-images, kind="stable")[:kappa]),
+        "label_scores": torch.from_numpy(train.images / len(train.presence)),
+        "label_ranking": torch.from_numpy(np.argsort(-train.images, kind="stable")[:kappa]),
     }
 
 
-def constant_maps(pixels: np.ndarray, thing_ids: set[int], size: tuple[int, int]) -> dict:
-    """One label everywhere, in the form of a model's result.
+def constant_maps(train: LabelStatistics, test: GroundTruth, record: Mapping) -> dict:
+    """The most frequent label everywhere, in the form of a model's result.
+
+    Of an image also one panoptic segment, of the most frequent stuff (or thing, where there is no
+    stuff); nothing for one without a map. Of a video also one object, of all pixels.
 
     Args:
-        pixels: (K,) of each label; the most frequent one is taken, and for the panoptic segment
-            the most frequent stuff (or thing, where there is no stuff).
-        size: (h, w).
+        record: of the test dataset.
     """
-    stuff = [i for i in range(len(pixels)) if i not in thing_ids] or range(len(pixels))
-    segment = {"id": 1, "isthing": False, "category_id": max(stuff, key=pixels.__getitem__)}
+    amount = train.pixels if train.pixels.any() else train.images
+    label = int(amount.argmax())
+    if is_video(record):
+        height, width = read_image(record["file_names"][0]).shape[:2]
+        everywhere = torch.full((len(record["file_names"]), height, width), label)
+        return {
+            "image_size": (height, width),
+            "pred_scores": [1.0],
+            "pred_labels": [label],
+            "pred_masks": [everywhere >= 0],
+            "sem_seg": LabelMaps(everywhere),
+        }
+    if not test.has_maps:
+        return {}
+    size = test.size(test.key(record))
+    stuff = [i for i in range(len(amount)) if i not in test.thing_ids] or range(len(amount))
+    segment = {"id": 1, "isthing": False, "category_id": max(stuff, key=amount.__getitem__)}
     return {
-        "sem_seg": SelectedScores(torch.tensor([pixels.argmax()]), torch.ones(1, *size)),
+        "sem_seg": SelectedScores(torch.tensor([label]), torch.ones(1, *size)),
         "panoptic_seg": (torch.ones(size, dtype=torch.int32), [segment]),
     }
 
@@ -159,12 +161,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.json and not arguments.kappas:
         parser.error("--json is for the table of --kappas")
-    try:
+    with one_line_errors("constant_baseline"):
         results, rows = score(arguments)
-    except (KeyError, ValueError, OSError, AssertionError) as error:
-        # Python would put the text of a KeyError in quotes.
-        message = error.args[0] if isinstance(error, KeyError) else error
-        sys.exit(f"constant_baseline: {message}")
     # Metrics of single labels have a dash in their names.
     short = {
         task: {key: round(value, 4) for key, value in metrics.items() if "-" not in key}
@@ -181,23 +179,17 @@ def main() -> None:
 
 def score(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, float]], list[dict]]:
     """`constant_baseline` and `recall_by_kappa` of the datasets named on the command line."""
-    # Only the command line needs datasets registered, and with them the whole engine.
-    from rankseg_m2f.engine.config_files import find_config
-    from rankseg_m2f.engine.main import register_datasets
-
-    cfg = get_cfg()
-    if arguments.config_file:
-        cfg.merge_from_file(str(find_config(arguments.config_file)))
+    cfg = read_config(arguments.config_file or "")
     cfg.DATASETS.DEFINITIONS = [*cfg.DATASETS.DEFINITIONS, *arguments.definitions]
     register_datasets(cfg)
-    train, test = load_records([arguments.train]), load_records([arguments.test])
-    of_train, of_test = map(MetadataCatalog.get, (arguments.train, arguments.test))
+    names = arguments.train, arguments.test
+    train, test = (GroundTruth.of(name, load_records([name])) for name in names)
+    # Both results ask for them, and reading maps is what takes the time.
+    test.labels = cache(test.labels)
+    counted = LabelStatistics.of(train, progress=tqdm)
     kappa = arguments.kappa or cfg.MODEL.RANKSEG.TOPK or None
-    results = constant_baseline(train, test, of_test, kappa, of_train)
-    if not arguments.kappas:
-        return results, []
-    truths = GroundTruth(of_train.name, train, of_train), GroundTruth(of_test.name, test, of_test)
-    return results, recall_by_kappa(*truths, arguments.kappas)
+    results = constant_baseline(counted, test, kappa)
+    return results, recall_by_kappa(counted, test, arguments.kappas or [])
 
 
 if __name__ == "__main__":

@@ -129,16 +129,15 @@ class Experiment:
 def check_overrides(experiment: Experiment) -> None:
     """Raise ValueError, with the setting, where the config does not take the overrides."""
     # With it comes Detectron2, which reading alone does not need.
-    from rankseg_m2f.config import get_cfg
+    from rankseg_m2f.engine.config_files import read_config
+    from rankseg_m2f.errors import USER_ERRORS, sentence
 
     once = replace(experiment, seeds=experiment.seeds[:1])
     for job in (*once.jobs(Path()), *once.evaluations(Path())):
-        cfg = get_cfg()
-        cfg.merge_from_file(str(job.config))
         try:
-            cfg.merge_from_list(list(job.overrides))
-        except (KeyError, ValueError, AssertionError) as error:
-            raise ValueError(f"setting {job.setting!r}: {error.args[0]}") from error
+            read_config(job.config, job.overrides)
+        except USER_ERRORS as error:
+            raise ValueError(f"setting {job.setting!r}: {sentence(error)}") from error
 
 
 def _shown(path: Path) -> str:

@@ -8,13 +8,13 @@ The other way needs no tool: MODEL.WEIGHTS takes such a folder.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.huggingface_export import export
-from rankseg_m2f.engine.main import load_config, sentence
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.metadata import label_names
-from rankseg_m2f.engine.publish import load_model
+from rankseg_m2f.errors import one_line_errors
 
 
 def main() -> None:
@@ -30,14 +30,12 @@ def main() -> None:
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
     # Flags may follow what the config is overridden with.
     args = parser.parse_intermixed_args()
-    try:
-        cfg = load_config(args.config_file, args.opts)
+    with one_line_errors("export_huggingface"):
+        cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: name a trained checkpoint")
-        model, _ = load_model(cfg, cfg.MODEL.WEIGHTS, args.trust_checkpoint)
+        model, _ = load_model(cfg, trust=args.trust_checkpoint)
         left = export(cfg, model, args.output, label_names(cfg), args.without_ranking)
-    except (ValueError, KeyError, AssertionError, OSError) as error:
-        sys.exit(f"export_huggingface: {sentence(error)}")
     print(args.output)
     if left:
         print(f"left out: {', '.join(left)}")

@@ -10,7 +10,6 @@ Shapes: N images or clips, K labels, M most frequent labels.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from tqdm import tqdm
 
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.loader import load_records
-from rankseg_m2f.engine.main import register_datasets, sentence
+from rankseg_m2f.engine.main import register_datasets
+from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.files import replacing
 
@@ -193,8 +193,8 @@ def short(name: str, longest: int = 22) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def main(argv: list[str] | None = None) -> str | None:
-    """Write both files of each dataset; returns what went wrong."""
+def main(argv: list[str] | None = None) -> None:
+    """Write both files of each dataset."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -207,19 +207,16 @@ def main(argv: list[str] | None = None) -> str | None:
     arguments = parser.parse_args(argv)
     cfg = get_cfg()
     cfg.DATASETS.DEFINITIONS = arguments.definitions
-    try:
+    with one_line_errors("label_statistics"):
         register_datasets(cfg)
         for name in arguments.names:
-            load_records([name])  # says what to do about a dataset that is not registered
-            found = LabelStatistics.of(GroundTruth.of(name), progress=tqdm)
+            truth = GroundTruth.of(name, load_records([name]))
+            found = LabelStatistics.of(truth, progress=tqdm)
             content = found.as_dict(arguments.most)
             with replacing(arguments.output / f"{name}.json") as path:
                 path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             draw(found, arguments.output / f"{name}.png", arguments.most)
             print(sentence_of(content), arguments.output / f"{name}.png", sep="\n")
-    except (KeyError, ValueError, OSError, AssertionError) as error:
-        return f"label_statistics: {sentence(error)}"
-    return None
 
 
 def sentence_of(content: dict) -> str:
@@ -234,4 +231,4 @@ def sentence_of(content: dict) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

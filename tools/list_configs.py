@@ -12,8 +12,8 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from rankseg_m2f.config import Config, get_cfg
-from rankseg_m2f.engine.config_files import CONFIGS, TABLE
+from rankseg_m2f.config import Config
+from rankseg_m2f.engine.config_files import CONFIGS, TABLE, read_config
 
 README = CONFIGS / "README.md"
 PUBLISHED = "# Published: "
@@ -48,8 +48,7 @@ def leaves(folder: Path = CONFIGS) -> list[str]:
 @cache
 def load(name: str) -> Config:
     """The frozen config of that path in configs/."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / name))
+    cfg = read_config(CONFIGS / name)
     cfg.freeze()
     return cfg
 

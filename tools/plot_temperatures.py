@@ -8,7 +8,6 @@ while training has temperatures of later ranks too, which it left early: --kappa
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,18 @@ from pathlib import Path
 import numpy as np
 from figures import COLOURS, INK, MARKERS, new_figure, save_figure
 
+from rankseg_m2f.engine.key_names import our_names
 from rankseg_m2f.engine.load_report import temperature_form
-from rankseg_m2f.engine.weights_file import UnsafeCheckpointError, read_weights
+from rankseg_m2f.engine.weights_file import read_weights
+from rankseg_m2f.errors import one_line_errors
 
-_WEIGHT = "ml_norm.weight"
+_WEIGHT, _BIAS = "ml_norm.weight", "ml_norm.bias"
+# Forms in words.
+_FORMS = {
+    "rank": "a learned 1/τ per rank",
+    "layernorm": "LayerNorm over ranks",
+    "shared": "one learned 1/τ for all",
+}
 
 
 @dataclass
@@ -45,9 +52,7 @@ def read(path: str | Path, trust: bool = False, kappa: int | None = None) -> Tem
         ValueError: it has none, or is broken.
         FileNotFoundError, UnsafeCheckpointError: see `read_weights`.
     """
-    state = read_weights(path, trust)["model"]
-    # Written by programs that save a DistributedDataParallel itself.
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = our_names(read_weights(path, trust)["model"], known=(_WEIGHT, _BIAS))
     form = temperature_form(state)
     if form is None:
         raise ValueError(f"{path} has no {_WEIGHT}: its model selects no labels")
@@ -67,7 +72,7 @@ def plot_temperatures(
     void = longest * 1.06 + 1
     for number, (name, run) in enumerate(runs.items()):
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        label = f"{name} ({run.form})"
+        label = f"{name}: {_FORMS[run.form]}"
         if len(run.weight) == 1:
             axis.plot([1, void], run.weight.repeat(2), linestyle="--", label=label, **style)
             continue
@@ -75,16 +80,31 @@ def plot_temperatures(
         axis.plot(ranks, run.weight[:-1], markersize=4, label=label, **style)
         axis.plot(void, run.weight[-1], markersize=8, **style)
     axis.axhline(1, color=INK, linewidth=0.8, linestyle=":")
-    steps = max(1, -(-longest // 8))
-    ticks = [1, *range(steps, longest + 1, steps)] if steps > 1 else [*range(1, longest + 1)]
+    ticks = rank_ticks(longest)
     axis.set_xticks([*ticks, void], [*map(str, ticks), "no-\nobject"])
     axis.set(xlabel="rank of the label, most probable first", ylabel="1/τ (dotted: 1)")
     axis.legend(frameon=False)
     save_figure(figure, path, metadata)
 
 
-def main(argv: list[str] | None = None) -> str | None:
-    """Draw; returns what went wrong."""
+def rank_ticks(longest: int, most: int = 8) -> list[int]:
+    """Ranks to name on an axis: the first, the last, and some evenly between them."""
+    return np.unique(np.linspace(1, longest, min(longest, most)).round().astype(int)).tolist()
+
+
+def describe(run: Temperatures) -> str:
+    """The form, and 1/τ of the first rank, the last, and no-object; or of all."""
+    if len(run.weight) == 1:
+        return f"{run.form}, 1/τ of all ranks and no-object {run.weight[0]:.3f}"
+    last = len(run.weight) - 1
+    return (
+        f"{run.form}, 1/τ of rank 1 {run.weight[0]:.3f}, of rank {last} (last) "
+        f"{run.weight[-2]:.3f}, of no-object {run.weight[-1]:.3f}"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -98,22 +118,19 @@ def main(argv: list[str] | None = None) -> str | None:
     )
     arguments = parser.parse_args(argv)
     runs = {}
-    try:
+    with one_line_errors("plot_temperatures"):
         for word in arguments.checkpoints:
             name, _, path = word.rpartition("=")
             runs[name or Path(path).parent.name or path] = read(
                 path, arguments.trust_checkpoint, arguments.kappa
             )
-    except (OSError, ValueError, UnsafeCheckpointError) as error:
-        return f"plot_temperatures: {error}"
-    if len(runs) < len(arguments.checkpoints):
-        return "plot_temperatures: two files have one name: give each a name as NAME=FILE"
-    plot_temperatures(runs, arguments.png)
+        if len(runs) < len(arguments.checkpoints):
+            raise ValueError("two files have one name: give each a name as NAME=FILE")
+        plot_temperatures(runs, arguments.png)
     for name, run in runs.items():
-        print(f"{name}: {run.form}, 1/τ from {run.weight[0]:.3f} to {run.weight[-1]:.3f} (last)")
+        print(f"{name}: {describe(run)}")
     print(arguments.png)
-    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,11 +9,11 @@ file's MD5 goes into its name: zoo/demo-0123abcd.pth. With .safetensors the form
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from rankseg_m2f.engine.main import load_config, sentence
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.publish import publish
+from rankseg_m2f.errors import one_line_errors
 
 
 def main() -> None:
@@ -28,14 +28,12 @@ def main() -> None:
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
     # Flags may follow what the config is overridden with.
     args = parser.parse_intermixed_args()
-    try:
+    with one_line_errors("publish_checkpoint"):
         metrics = json.loads(args.metrics.read_text("utf-8")) if args.metrics else {}
         if not isinstance(metrics, dict):
             raise ValueError(f"{args.metrics} holds no metrics by name")
         cfg = load_config(args.config_file or beside(args.checkpoint), args.opts)
         written = publish(cfg, args.checkpoint, args.target, metrics, args.trust_checkpoint)
-    except (ValueError, KeyError, AssertionError, OSError) as error:
-        sys.exit(f"publish_checkpoint: {sentence(error)}")
     print(written)
 
 

@@ -31,14 +31,16 @@ from experiment import ROOT, Experiment, Job, check_overrides
 from tabulate import tabulate
 
 from rankseg_m2f.doctor import cpu_name
+from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.files import replacing
+from rankseg_m2f.revision import revision
 
 _RESULT, _STARTED, _LOG, _LOCK = "results.json", "run.json", "run.log", ".lock"
 _POLL = 0.1  # seconds
 
 
-def main(argv: list[str] | None = None) -> str | int | None:
-    """Run all; returns what went wrong."""
+def main(argv: list[str] | None = None) -> str | None:
+    """Run all; returns how many failed, if any did."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,15 +49,13 @@ def main(argv: list[str] | None = None) -> str | int | None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time on the CPU")
     parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
     arguments = parser.parse_args(argv)
-    try:
+    with one_line_errors("run_seeds"):
         experiment = Experiment.read(arguments.experiment)
         check_overrides(experiment)
         slots = devices(arguments.jobs, arguments.cpu)
         output = arguments.output.resolve()
         jobs = [*experiment.jobs(output), *experiment.evaluations(output)]
         waiting = [job for job in jobs if not finished(job)]
-    except (OSError, ValueError) as error:
-        return f"run_seeds: {error}"
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished; devices: {slots}")
     failures = Queue([job for job in waiting if not job.weights], slots).run()
     untrained = {job.folder for job in failures}
@@ -240,21 +240,11 @@ def device_name(device: str) -> str:
     if not device:
         return cpu_name()
     words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={device}"]
-    return output_of(words) or f"GPU {device}"
-
-
-def revision() -> str | None:
-    """Git's name of this version, with "-dirty" if files are changed; None without git."""
-    return output_of(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
-
-
-def output_of(command: list[str]) -> str | None:
-    """What a program says; None if it is not there or fails."""
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+        return f"GPU {device}"
+    return done.stdout.strip() or f"GPU {device}"
 
 
 def collect(jobs: Sequence[Job], path: Path) -> None:

@@ -14,18 +14,17 @@ for each setting there, which tools/compare_runs.py compares.
 
 import argparse
 import csv
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from detectron2.modeling import build_model
 from figures import COLOURS, MARKERS, new_figure, save_figure
 from tabulate import tabulate
 from tqdm import tqdm
 
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.main import load_config, sentence
+from rankseg_m2f.engine.checkpoint import load_model
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.sweep import BOTH, Setting, grid, sweep
+from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.evaluation.errors import OUTCOMES
 from rankseg_m2f.files import replacing
 
@@ -42,17 +41,14 @@ SHOWN = {
 OUTCOME_COLOURS = dict(zip(OUTCOMES, (COLOURS[2], COLOURS[1], COLOURS[3], COLOURS[0]), strict=True))
 
 
-def main(argv: list[str] | None = None) -> str | None:
-    """Run the sweep; returns what went wrong."""
+def main(argv: list[str] | None = None) -> None:
+    """Run the sweep."""
     arguments = parse(argv)
     switches = {key: SWITCH[getattr(arguments, key)] for key in FIELDS[1:]}
-    try:
+    with one_line_errors("sweep"):
         cfg = load_config(arguments.config_file, arguments.opts)
         names = [arguments.dataset] if arguments.dataset else cfg.DATASETS.TEST
-        model = build_model(cfg)
-        Checkpointer(model, trust=arguments.trust_checkpoint, for_evaluation=True).load(
-            cfg.MODEL.WEIGHTS
-        )
+        model, _ = load_model(cfg, trust=arguments.trust_checkpoint)
         settings, left_out = grid(model, arguments.kappas, **switches)
         for name in names:
             folder = Path(cfg.OUTPUT_DIR) / "sweep" / name
@@ -61,12 +57,9 @@ def main(argv: list[str] | None = None) -> str | None:
             write_csv(rows, folder / "sweep.csv")
             draw(rows, name, folder / "sweep.png")
             print(f"\n{name}, the checkpoint's own setting first:\n{table(rows)}\n{folder}")
-    except (OSError, ValueError, KeyError, AssertionError) as error:
-        return f"sweep: {sentence(error)}"
     for reason in dict.fromkeys(left_out.values()):
         names = [name for name, why in left_out.items() if why == reason]
         print(f"left out {', '.join(names)}: {reason}")
-    return None
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -147,12 +140,11 @@ def draw(rows: list[dict], title: str, path: Path) -> None:
 
 def draw_metric(axis, rows: list[dict], key: str) -> None:
     """A line over κ for each combination, without a dynamic κ; dashed: no selection."""
-    rows = [line for line in rows if (line["min_score"], line["mass"]) == (0, 1)]
+    rows = [line for line in rows if not is_dynamic(line)]
     for oracle in BOTH:
         for scaled in BOTH:
             number = 2 * oracle + scaled
-            name = "temperature" if scaled else "no temperature"
-            name += ", oracle" if oracle else ""
+            name = combination_name({"temperature": scaled, "oracle": oracle})
             alike = [r for r in rows if (r["temperature"], r["oracle"]) == (scaled, oracle)]
             points = sorted((r["kappa"], r[key]) for r in alike if r["selection"] and key in r)
             if points:
@@ -175,25 +167,47 @@ def draw_metric(axis, rows: list[dict], key: str) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 
+def is_dynamic(line: dict) -> bool:
+    """Whether κ of a row of the table differs from image to image."""
+    return (line["min_score"], line["mass"]) != (0, 1)
+
+
+def combination_name(line: dict) -> str:
+    """What holds for a row of the table whatever κ is."""
+    name = "temperature" if line["temperature"] else "no temperature"
+    return f"{name}, oracle" if line["oracle"] else name
+
+
+def error_bars(rows: list[dict]) -> dict[str, dict]:
+    """Rows over a fixed κ that share temperature and oracle with the first, the checkpoint's own.
+
+    Returns:
+        By what stands below a row's bar: κ, "all" without selection, "dynamic" the checkpoint's
+        own κ where it differs from image to image.
+    """
+    alike = [line for line in rows if combination_name(line) == combination_name(rows[0])]
+    fixed = sorted(
+        (line for line in alike if not is_dynamic(line)),
+        key=lambda line: (not line["selection"], line["kappa"]),
+    )
+    bars = {str(line["kappa"]) if line["selection"] else "all": line for line in fixed}
+    return bars | ({"dynamic": rows[0]} if is_dynamic(rows[0]) else {})
+
+
 def draw_errors(axis, rows: list[dict]) -> None:
-    """Bars of labelled pixels by outcome, of the first combination that has the most κ."""
-    combination = (rows[0]["temperature"], rows[0]["oracle"])
-    alike = {
-        line["kappa"]: line
-        for line in rows
-        if line["selection"] and (line["temperature"], line["oracle"]) == combination
-    }
-    bars = {f"{kappa}": alike[kappa] for kappa in sorted(alike)} or {"all": rows[0]}
+    """Bars of labelled pixels by outcome, see `error_bars`."""
+    bars = error_bars(rows)
     base = [0.0] * len(bars)
     for outcome in OUTCOMES[1:]:
         heights = [line[f"errors/{outcome}"] for line in bars.values()]
         axis.bar(list(bars), heights, bottom=base, color=OUTCOME_COLOURS[outcome], label=outcome)
         base = [low + height for low, height in zip(base, heights, strict=True)]
-    axis.set(title="wrong pixels, own setting", xlabel="κ, labels selected")
+    axis.set(title="wrong pixels over κ")
+    axis.set(xlabel=f"κ, labels selected ({combination_name(rows[0])})")
     # Room for the legend.
     axis.set(ylabel="% of labelled pixels", ylim=(0, 1.2 * max(*base, 1.0)))
     axis.legend(frameon=False, ncols=3, loc="upper center", columnspacing=1, handlelength=1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rankseg_m2f.data.datasets.checks import files_below, missing_files, read_lines
-from rankseg_m2f.files import replacing
+from rankseg_m2f.files import datasets_root, replacing
 
 # Names in a message about many files.
 _SHOWN = 5
@@ -47,7 +47,7 @@ def run_script(prepare: Prepare, doc: str, config: str, train: str = "train_net.
         config: below configs/, to train with.
         train: the script to train with.
     """
-    default = _folder(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    default = datasets_root()
     options = _parser(doc, default).parse_args()
     program = Path(sys.argv[0]).stem
     try:

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data import build_detection_test_loader as build_detectron2_test_loader
-from detectron2.data.common import DatasetFromList
-from detectron2.data.samplers import (
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
+from detectron2.data.build import (
+    filter_images_with_only_crowd_annotations,
+    print_instances_class_histogram,
 )
+from detectron2.data.common import DatasetFromList
+from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -125,9 +127,7 @@ class _SeededDataset(Dataset):
         ) from last
 
 
-def build_train_loader(
-    cfg: CfgNode, mapper: Callable[[dict], dict] | None = None, seed: int = 0
-) -> TrainLoader:
+def build_train_loader(cfg: CfgNode, seed: int = 0) -> TrainLoader:
     """The training stream of this process.
 
     One batch is one forward pass: SOLVER.IMS_PER_BATCH / processes / ACCUMULATION_STEPS pictures.
@@ -139,7 +139,7 @@ def build_train_loader(
     records = load_records(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     return TrainLoader(
         records,
-        mapper or _mapper_of(records)(cfg, is_train=True),
+        _mapper_of(records)(cfg, is_train=True),
         _train_sampler(cfg, records, seed),
         batch_size=_micro_batch_size(cfg),
         seed=seed,
@@ -148,18 +148,19 @@ def build_train_loader(
     )
 
 
-def build_test_loader(
-    cfg: CfgNode, name: str, mapper: Callable[[dict], dict] | None = None
-) -> DataLoader:
+def build_test_loader(cfg: CfgNode, name: str, records: list[dict] | None = None) -> DataLoader:
     """Every record of dataset `name` once, shared out to the processes, one per batch.
+
+    Args:
+        records: the dataset's, where they have been loaded; None: by `load_records`.
 
     Raises:
         KeyError: an unregistered dataset.
     """
-    records = load_records([name])
+    records = load_records([name]) if records is None else records
     return build_detectron2_test_loader(
         records,
-        mapper=mapper or _mapper_of(records)(cfg, is_train=False, dataset=name),
+        mapper=_mapper_of(records)(cfg, is_train=False, dataset=name),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
@@ -180,16 +181,23 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
     if missing:
         raise KeyError(
             f"dataset {missing[0]!r} is not registered; describe it in a file named by "
-            "DATASETS.DEFINITIONS (see datasets/README.md), or, for the built-in scenes, run "
-            "python datasets/make_scenes.py"
+            "DATASETS.DEFINITIONS, or by --definitions FILE of a tool (see datasets/README.md), "
+            "or, for the built-in scenes, run python datasets/make_scenes.py"
         )
-    video = is_video(next(iter(DatasetCatalog.get(names[0])), {}))
-    return get_detection_dataset_dicts(
-        list(names),
-        # Detectron2 looks for annotations of pictures; those of a video are one level deeper.
-        filter_empty=filter_empty and not video,
-        check_consistency=not video,
-    )
+    records = get_detection_dataset_dicts(list(names), filter_empty=False, check_consistency=False)
+    # Detectron2 looks for annotations of pictures; those of a video are one level deeper. Told to
+    # look, it would not tell the two apart, and we would have to load a dataset first.
+    if is_video(records[0]) or "annotations" not in records[0]:
+        return records
+    if filter_empty:
+        records = filter_images_with_only_crowd_annotations(records)
+        if not records:
+            raise ValueError(f"no picture of {', '.join(names)} has an object that is no crowd")
+    classes = [MetadataCatalog.get(name).get("thing_classes") for name in names]
+    if all(classes):
+        check_metadata_consistency("thing_classes", names)
+        print_instances_class_histogram(records, classes[0])
+    return records
 
 
 def is_video(record: dict) -> bool:

@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterable, Sequence
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from torch import nn
 
 from rankseg_m2f.engine.key_names import our_names
 from rankseg_m2f.engine.load_report import LoadReport, compare
-from rankseg_m2f.engine.metadata import describe_metadata
+from rankseg_m2f.engine.metadata import describe_metadata, label_names
 from rankseg_m2f.engine.plain_state import plain_state
 from rankseg_m2f.engine.swin_windows import fit_windows
 from rankseg_m2f.engine.weights_file import read_weights, write_weights
@@ -36,7 +38,6 @@ class Checkpointer(DetectionCheckpointer):
             nothing. Else what does not fit is left as initialised, and reported; position biases
             of Swin are resized to the model's windows.
         labels: names of the model's labels; a published file that says others is reported.
-        save_to_disk: None: the main process alone.
         checkpointables: saved and loaded along, as optimizer=optimizer.
 
     Attributes:
@@ -52,10 +53,9 @@ class Checkpointer(DetectionCheckpointer):
         allow_partial: bool = False,
         for_evaluation: bool = False,
         labels: Sequence[str] = (),
-        save_to_disk: bool | None = None,
         **checkpointables: object,
     ):
-        super().__init__(model, str(save_dir), save_to_disk=save_to_disk, **checkpointables)
+        super().__init__(model, str(save_dir), **checkpointables)
         self.trust = trust
         self.allow_partial = allow_partial
         self.for_evaluation = for_evaluation
@@ -82,7 +82,8 @@ class Checkpointer(DetectionCheckpointer):
             logger.log(logging.WARNING if self.for_evaluation else logging.INFO, weights)
             return {}
         path = str(path)
-        checkpoint = self._load_file(self.path_manager.get_local_path(path.removesuffix(_QUERY)))
+        local = self.path_manager.get_local_path(path.removesuffix(_QUERY))
+        checkpoint = read_weights(local, self.trust)
         ours = self.model.state_dict()
         theirs = our_names(checkpoint.pop("model"), ours)
         resized = None
@@ -124,9 +125,6 @@ class Checkpointer(DetectionCheckpointer):
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
 
-    def _load_file(self, filename: str) -> dict:
-        return read_weights(filename, self.trust)
-
     def _refuse_misfits(self, path: str, empty: bool) -> None:
         problems = self.report.problems() if self.for_evaluation else []
         if problems:
@@ -149,3 +147,31 @@ class Checkpointer(DetectionCheckpointer):
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
             else:
                 logger.warning("%s has no state of %s, which starts anew", path, name)
+
+
+def load_model(
+    cfg: CfgNode, *, resume: bool = False, trust: bool = False, allow_partial: bool = False
+) -> tuple[nn.Module, dict]:
+    """The model of a config with MODEL.WEIGHTS, ready for evaluation.
+
+    Args:
+        resume: rather with the last checkpoint of OUTPUT_DIR, if there is one.
+        trust, allow_partial: see `Checkpointer`.
+
+    Returns:
+        The model, and what else is in the file, such as "iteration".
+
+    Raises:
+        ValueError: the file is broken, or does not fill the model.
+        FileNotFoundError, UnsafeCheckpointError: see `read_weights`.
+    """
+    model = build_model(cfg).eval()
+    checkpointer = Checkpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        trust=trust,
+        allow_partial=allow_partial,
+        for_evaluation=True,
+        labels=label_names(cfg),
+    )
+    return model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)

@@ -1,15 +1,35 @@
-"""Which file --config-file means: one that exists, or ours for an official one's path."""
+"""Configs by what --config-file says: a file, or ours for an official one's path."""
 
 import difflib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+
+from rankseg_m2f.config import Config, get_cfg
 
 logger = logging.getLogger(__name__)
 # Beside a checkout of this project; an installed package has none.
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Files of the official repositories -> ours, both as paths in a folder called configs.
 TABLE = "official_paths.json"
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a file, with ``KEY VALUE`` pairs over it; it is not frozen.
+
+    Args:
+        path: what `find_config` finds; "" for defaults.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError, KeyError, AssertionError: see `Config`.
+    """
+    cfg = get_cfg()
+    if path:
+        cfg.merge_from_file(str(find_config(path)))
+    cfg.merge_from_list(list(overrides))
+    return cfg
 
 
 def find_config(path: str | Path) -> Path:

@@ -60,7 +60,10 @@ class BestModel(HookBase):
             self.stale += 1
         logger.info(
             "%s: %.4f, the best %.4f; %d in a row below it",
-            *(self.metric, value, self.best, self.stale),
+            self.metric,
+            value,
+            self.best,
+            self.stale,
         )
 
     def before_train(self) -> None:

@@ -40,30 +40,22 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
     results = OrderedDict()
     for name in cfg.DATASETS.TEST:
         folder = Path(cfg.OUTPUT_DIR) / "inference" / name
-        found = inference_on_dataset(
-            model, build_test_loader(cfg, name), build_evaluator(cfg, name, str(folder))
-        )
+        # Loaded once: annotations of a large dataset take seconds to parse, and memory to hold.
+        records = load_records([name])
+        truth = GroundTruth.of(name, records)
+        loader = build_test_loader(cfg, name, records)
+        judges = build_evaluator(cfg, name, str(folder), truth)
+        found = inference_on_dataset(model, loader, judges)
         _publish(name, found, folder)
-        if multi_scale and segments and _has_label_maps(name):
-            found.update(_multi_scale(cfg, bare, name, folder))
+        if multi_scale and segments and truth.has_maps and not is_video(records[0]):
+            views = MultiScaleModel(cfg, bare)
+            judge = SemanticEvaluator(name, str(folder / "multi_scale"), truth)
+            again = inference_on_dataset(views, loader, judge)
+            found.update({f"{task}_TTA": metrics for task, metrics in again.items()})
             _publish(name, found, folder)
         if comm.is_main_process():
             results[name] = found
     return next(iter(results.values())) if len(results) == 1 else results
-
-
-def _multi_scale(cfg: CfgNode, model: nn.Module, name: str, folder: Path) -> dict[str, dict]:
-    found = inference_on_dataset(
-        MultiScaleModel(cfg, model),
-        build_test_loader(cfg, name),
-        SemanticEvaluator(name, str(folder / "multi_scale")),
-    )
-    return {f"{task}_TTA": metrics for task, metrics in found.items()}
-
-
-def _has_label_maps(name: str) -> bool:
-    """Whether a dataset is of pictures that can be judged by their label maps."""
-    return GroundTruth.of(name).has_maps and not is_video(load_records([name])[0])
 
 
 def _publish(name: str, found: dict[str, dict], folder: Path) -> None:

@@ -108,7 +108,7 @@ def _obstacles(cfg: CfgNode, without_ranking: bool) -> list[str]:
             "out, and with them the ranking of labels"
         )
     for key, values in wanted.items():
-        if (value := cfg._lookup(key)) not in values:
+        if (value := cfg.lookup(key)) not in values:
             allowed = " or ".join(map(str, values))
             found.append(f"{key} is {value}, and must be {allowed}")
     return found

@@ -9,8 +9,7 @@ import logging
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -19,24 +18,24 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import rankseg_m2f.modeling.label_classifier
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
-from rankseg_m2f.config import Config, get_cfg
+from rankseg_m2f.config import Config
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import check_prepared, register_official
-from rankseg_m2f.data.datasets.scenes import register_scenes
-from rankseg_m2f.data.datasets.video_scenes import register_video_scenes
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.config_files import find_config
+from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
+from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
+from rankseg_m2f.engine.checkpoint import load_model
+from rankseg_m2f.engine.config_files import find_config, read_config
 from rankseg_m2f.engine.evaluate import evaluate
-from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.trainer import Trainer
+from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.files import datasets_root
 
 logger = logging.getLogger(__name__)
 # Keys of Detectron2's own trainer, which ours does not read -> their defaults.
@@ -61,11 +60,10 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def register_datasets(cfg: CfgNode) -> None:
     """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS."""
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    # Scenes of other settings lie beside the standard ones, as scenes_150.
+    root = datasets_root()
     for register, folders in (
-        (register_scenes, "scenes*"),
-        (register_video_scenes, "video_scenes*"),
+        (register_scenes, SCENES),
+        (register_video_scenes, VIDEO_SCENES),
     ):
         for folder in sorted(root.glob(folders)):
             register(folder)
@@ -82,16 +80,13 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
     Raises:
         FileNotFoundError: no such config.
     """
-    cfg = get_cfg()
-    if config_file:
-        cfg.merge_from_file(str(find_config(config_file)))
-    cfg.merge_from_list(overrides)
+    cfg = read_config(config_file, overrides)
     cfg.freeze()
     register_datasets(cfg)
     check_labels(cfg)
     check_mapper(cfg)
     for key, plain in _IGNORED.items():
-        if cfg._lookup(key) != plain:
+        if cfg.lookup(key) != plain:
             logger.warning("%s is not supported and has no effect", key)
     return cfg
 
@@ -152,44 +147,29 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
     if args.eval_only:
         return evaluate_weights(cfg, args)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
     with _one_line_errors():
+        trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
         trainer.resume_or_load(resume=args.resume)
+        trainer.load_data()
     trainer.run()
     return None
 
 
 def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
-    model = build_model(cfg)
-    checkpointer = Checkpointer(
-        model,
-        cfg.OUTPUT_DIR,
-        trust=args.trust_checkpoint,
-        allow_partial=args.allow_partial,
-        for_evaluation=True,
-        labels=label_names(cfg),
-    )
     with _one_line_errors():
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        model, _ = load_model(
+            cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
+        )
     results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
 
 
-def sentence(error: Exception) -> str:
-    """What an error says; Python would put the text of a KeyError in quotes."""
-    return str(error.args[0] if isinstance(error, KeyError) else error)
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """What the user can mend ends the program with a sentence, not a traceback."""
-    try:
-        yield
-    except (ValueError, KeyError, AssertionError, OSError) as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {sentence(error)}") from error
+def _one_line_errors() -> AbstractContextManager:
+    # Several scripts are doors to this module.
+    return one_line_errors(Path(sys.argv[0]).name)
 
 
 def run() -> None:

@@ -1,8 +1,6 @@
 """What a published checkpoint says of itself, in values that JSON and torch read without trust."""
 
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from textwrap import shorten
 
 from detectron2.config import CfgNode
@@ -10,6 +8,7 @@ from detectron2.data import MetadataCatalog
 
 from rankseg_m2f import __version__
 from rankseg_m2f.data.check import label_difference
+from rankseg_m2f.revision import revision
 
 # Letters of each value in a log.
 _SHOWN = 200
@@ -39,7 +38,7 @@ def build_metadata(cfg: CfgNode, metrics: Mapping | None, iteration: int | None)
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "", "./output"
     return {
         "version": __version__,
-        "revision": _revision(),
+        "revision": revision(),
         "iteration": iteration,
         "labels": label_names(cfg),
         "metrics": dict(metrics or {}),
@@ -71,21 +70,3 @@ def describe_metadata(metadata: object, labels: list[str]) -> tuple[str, str | N
         difference = label_difference(theirs, labels) if labels else None
     note = f"The file's labels are not the dataset's: {difference}." if difference else None
     return f"The file says: {', '.join(known)}" if known else "", note
-
-
-def _revision() -> str | None:
-    """The git commit of this project, with a + if files differ from it."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(root), *command],
-                capture_output=True, text=True, check=True, timeout=30,
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+" if changes else "")

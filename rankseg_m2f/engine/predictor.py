@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 
 from rankseg_m2f.data.augmentation import resize_for_test
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.metadata import label_names
+from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.rankseg.selection import Selection
 
@@ -30,17 +28,10 @@ class Predictor:
             trust: unpickle MODEL.WEIGHTS without restriction.
             allow_partial: accept weights that lack parts of the model.
         """
-        self.model = build_model(cfg).eval()
+        self.model, _ = load_model(cfg, trust=trust, allow_partial=allow_partial)
         self.selection = Selection()
         self.image_format = cfg.INPUT.FORMAT
         self.augmentations = T.AugmentationList(resize_for_test(cfg))
-        Checkpointer(
-            self.model,
-            trust=trust,
-            allow_partial=allow_partial,
-            for_evaluation=True,
-            labels=label_names(cfg),
-        ).load(cfg.MODEL.WEIGHTS)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, selection: Selection | None = None) -> dict:

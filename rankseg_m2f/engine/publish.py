@@ -7,29 +7,14 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.metadata import build_metadata, label_names
+from rankseg_m2f.engine.checkpoint import load_model
+from rankseg_m2f.engine.metadata import build_metadata
 from rankseg_m2f.engine.weights_file import read_weights, write_weights
 
 SUFFIXES = (".pth", ".safetensors")
 _CHUNK = 1 << 20
-
-
-def load_model(cfg: CfgNode, source: str, trust: bool = False) -> tuple[nn.Module, dict]:
-    """The model of a config on the CPU with all its weights, and what else the file has.
-
-    Raises:
-        ValueError: the file does not fill the model.
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg).eval()
-    checkpointer = Checkpointer(model, trust=trust, for_evaluation=True, labels=label_names(cfg))
-    return model, checkpointer.load(source)
 
 
 def publish(
@@ -57,7 +42,10 @@ def publish(
     """
     if target.suffix not in SUFFIXES:
         raise ValueError(f"{target} must end in {' or '.join(SUFFIXES)}")
-    model, rest = load_model(cfg, source, trust)
+    there = cfg.clone()
+    there.defrost()
+    there.MODEL.WEIGHTS, there.MODEL.DEVICE = source, "cpu"
+    model, rest = load_model(there, trust=trust)
     metadata = build_metadata(cfg, metrics, rest.get("iteration"))
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:

@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluators, inference_context
 
-from rankseg_m2f.data.loader import build_test_loader
+from rankseg_m2f.data.loader import build_test_loader, load_records
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
@@ -166,8 +166,9 @@ def sweep(
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.RANKSEG.USE_GT_EVAL = any(setting.oracle for setting in settings)
-    loader = build_test_loader(cfg, name)
-    truth = GroundTruth.of(name)
+    records = load_records([name])
+    loader = build_test_loader(cfg, name, records)
+    truth = GroundTruth.of(name, records)
     judges = {s: _judges(cfg, truth, folder and folder / s.name) for s in settings}
     with inference_context(model), torch.no_grad():
         variants = {s: _variant(model, s) for s in settings}

@@ -101,7 +101,7 @@ class Trainer(TrainerBase):
                 )
             )
         if cfg.DATASETS.TEST:
-            evaluation.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self.evaluate()))
+            evaluation.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
         built = [hooks.IterationTimer(), hooks.LRScheduler()]
         built += saving + evaluation if self.best_model is None else evaluation + saving
         if comm.is_main_process():
@@ -135,12 +135,19 @@ class Trainer(TrainerBase):
                 f"{self.cfg.OUTPUT_DIR} must lie on storage that all machines share"
             )
 
-    def run(self) -> None:
-        """Train from where `resume_or_load` left off to SOLVER.MAX_ITER, or to an early stop."""
+    def load_data(self) -> None:
+        """Open the stream of batches where `resume_or_load` left off.
+
+        Raises:
+            ValueError, KeyError: see `build_train_loader`.
+        """
         # The seed of a resumed run is known only now.
         loader = build_train_loader(self.cfg, seed=self.seed)
         loader.seek(self.start_iter * self.steps)
         self.batches = iter(loader)
+
+    def run(self) -> None:
+        """Train to SOLVER.MAX_ITER, or to an early stop; `load_data` comes before."""
         self.model.train()
         with contextlib.suppress(TrainingEnded):
             super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)

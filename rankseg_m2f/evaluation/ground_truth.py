@@ -63,9 +63,13 @@ class GroundTruth:
         self.segments = lru_cache(maxsize=1)(self._segments)
 
     @classmethod
-    def of(cls, name: str) -> "GroundTruth":
-        """That of a registered dataset; a `VideoTruth` where records have `file_names`."""
-        records = DatasetCatalog.get(name)
+    def of(cls, name: str, records: Sequence[dict] | None = None) -> "GroundTruth":
+        """That of a registered dataset; a `VideoTruth` where records have `file_names`.
+
+        Args:
+            records: the dataset's, where they have been loaded; None: from the catalog.
+        """
+        records = DatasetCatalog.get(name) if records is None else records
         kind = VideoTruth if records and "file_names" in records[0] else cls
         return kind(name, records, MetadataCatalog.get(name))
 
@@ -82,6 +86,11 @@ class GroundTruth:
     def num_labels(self) -> int:
         """K."""
         return len(self.label_names)
+
+    @property
+    def records(self) -> list[dict]:
+        """Those of all images or clips, as Detectron2 has them."""
+        return list(self._records.values())
 
     @property
     def file_names(self) -> list[str]:

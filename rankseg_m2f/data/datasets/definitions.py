@@ -30,8 +30,8 @@ KINDS = {
 def register_definitions(paths: Sequence[str]) -> list[str]:
     """Register the datasets that YAML files describe (``DATASETS.DEFINITIONS``).
 
-    A file maps names to arguments of the functions above plus `kind`; paths are relative to it,
-    and an argument without a value counts as not given.
+    A file maps names to `kind`, one of KINDS, and arguments of its function; paths are relative to
+    the file, and an argument without a value counts as not given.
 
     Returns:
         The names registered.

@@ -12,6 +12,8 @@ from rankseg_m2f.data.datasets.register import (
 )
 
 SPLITS = ("train", "val")
+# Their folders below that of all datasets: other settings lie beside the standard, as scenes_150.
+SCENES = "scenes*"
 
 
 def register_scenes(root: str | Path) -> list[str]:

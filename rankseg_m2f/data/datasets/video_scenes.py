@@ -5,6 +5,9 @@ from pathlib import Path
 from rankseg_m2f.data.datasets.scenes import SPLITS
 from rankseg_m2f.data.datasets.video import register_vspw, register_ytvis
 
+# As `scenes.SCENES`.
+VIDEO_SCENES = "video_scenes*"
+
 
 def register_video_scenes(root: str | Path) -> list[str]:
     """Register <folder>_{instance,semantic}_{train,val} if moving scenes have been made there.
