@@ -3,8 +3,8 @@
     python benchmarks/large_vocabulary.py [--json benchmarks/results/NAME.json] [--png FILE]
     python benchmarks/large_vocabulary.py --from benchmarks/results/NAME.json --png FILE
 
-Mask2Former with ResNet-50 and RankSeg at full size with random weights, from the picture to its
-label map, as an evaluation does it; the picture has the size of the output. Each run is a process
+Mask2Former with ResNet-50 and RankSeg at full size with random weights, from the image to its
+label map, as an evaluation does it; the image has the size of the output. Each run is a process
 of its own, for its peak memory, and the settings take turns. About seven minutes on two cores and
 14 GiB, `--quick` half a minute; `--from` draws earlier figures again.
 
@@ -84,8 +84,8 @@ def measure_all(
 ) -> list[dict]:
     """One row for each setting, κ before K: medians of times, the highest of peaks."""
     settings = [
-        (num_labels, selected, *picture)
-        for picture in sizes
+        (num_labels, selected, *image)
+        for image in sizes
         for num_labels in labels
         for selected in (kappa, num_labels)
     ]
@@ -118,26 +118,26 @@ def measure(num_labels: int, kappa: int, height: int, width: int) -> dict:
     device = cfg.MODEL.DEVICE
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     before = held_bytes(device)
-    # A small picture warms libraries up without reaching the peak.
-    label_map(model, picture[:, :64, :64])
+    # A small image warms libraries up without reaching the peak.
+    label_map(model, image[:, :64, :64])
     seconds: list[float] = []
     while len(seconds) < REPEATS and sum(seconds) < SECONDS:
-        seconds.append(timed(lambda: label_map(model, picture), device))
+        seconds.append(timed(lambda: label_map(model, image), device))
     peak = peak_bytes(device)
     return {"seconds": seconds, "peak_bytes": peak, "inference_bytes": peak - before}
 
 
 @torch.inference_mode()
-def label_map(model: torch.nn.Module, picture: torch.Tensor) -> torch.Tensor:
+def label_map(model: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
     """(h, w) labels on the CPU, as evaluators ask for them."""
-    return model([{"image": picture}])[0]["sem_seg"].argmax(0).cpu()
+    return model([{"image": image}])[0]["sem_seg"].argmax(0).cpu()
 
 
 def table(rows: list[dict]) -> list[str]:
     """Aligned lines; "inference" is memory beside that of interpreter and model."""
-    lines = [f"{'picture':12}{'K':>6}{'κ':>6}{'seconds':>10}{'peak GiB':>10}{'inference':>11}"]
+    lines = [f"{'size':12}{'K':>6}{'κ':>6}{'seconds':>10}{'peak GiB':>10}{'inference':>11}"]
     for row in rows:
         lines.append(
             f"{row['size']:12}{row['labels']:6}{row['kappa']:6}{row['seconds']:10.2f}"
@@ -149,12 +149,12 @@ def table(rows: list[dict]) -> list[str]:
 def findings(rows: list[dict], kappa: int) -> list[str]:
     """What many labels cost with κ of them selected, and what the selection saves."""
     lines = []
-    for picture, by_labels in pairs(rows).items():
+    for size, by_labels in pairs(rows).items():
         few, many = min(by_labels), max(by_labels)
         (least, _), (lean, full) = by_labels[few], by_labels[many]
         lines += [
-            f"{picture}, κ = {kappa}: K = {many} needs {compared(lean, least)} of K = {few}",
-            f"{picture}, K = {many}: κ = K needs {compared(full, lean)} of κ = {kappa}",
+            f"{size}, κ = {kappa}: K = {many} needs {compared(lean, least)} of K = {few}",
+            f"{size}, K = {many}: κ = K needs {compared(full, lean)} of κ = {kappa}",
         ]
     return lines
 

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def sample(size: int, num_labels: int) -> dict:
-    """A picture of noise with ten objects."""
+    """An image of noise with ten objects."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8)
     instances = Instances((size, size))

@@ -35,7 +35,7 @@ from scenegen.writer import (
 
 from rankseg_m2f.files import datasets_root
 
-VERSION = 1  # of the pictures: raise it when the same settings would give others
+VERSION = 1  # of the images: raise it when the same settings would give others
 FOLDERS = (
     "annotations",
     *(kind + split for kind in ("", "panoptic_", "semantic_") for split in SPLITS),

@@ -29,7 +29,7 @@ SOURCE = (
     "ADEChallengeData2016.zip and, for panoptic and instance segmentation, annotations_instance.tar"
     " of sceneparsing.csail.mit.edu"
 )
-# Our split: the release's folder and number of pictures.
+# Our split: the release's folder and number of images.
 SPLITS = {"train": ("training", 20_210), "val": ("validation", 2_000)}
 IGNORE = 255
 # Segment ids are this times (label + 1), plus the number of the object: 0 of stuff.
@@ -43,7 +43,7 @@ def prepare_ade20k(root: Path, *, jobs: int | None = None, any_size: bool = Fals
     names = []
     for split, (folder, official) in SPLITS.items():
         pictures = files(base / "images" / folder, ".jpg")
-        check_count(len(pictures), official, f"pictures in {base / 'images' / folder}", any_size)
+        check_count(len(pictures), official, f"images in {base / 'images' / folder}", any_size)
         pairs = paired(pictures, files(base / "annotations" / folder, ".png"), base / "annotations")
         target = base / "annotations_detectron2" / folder
         table = lookup({0: IGNORE, **{i + 1: i for i in range(150)}})
@@ -68,7 +68,7 @@ def _write_objects(base: Path, split: str, folder: str, pairs: list, jobs: int |
 
 
 def _write_picture(paths: tuple[Path, Path, Path], target: Path) -> tuple[dict, dict, list[dict]]:
-    """Write one panoptic PNG; COCO's records of the picture, its segments and its objects."""
+    """Write one panoptic PNG; COCO's records of the image, its segments and its objects."""
     picture, semantic, objects = paths
     size = picture_size(picture)
     stuff = same_size(read_label_map(semantic), size, semantic)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepare ADE20K-Full (847 labels): pictures and label maps of MaskFormer's size.
+"""Prepare ADE20K-Full (847 labels): images and label maps of MaskFormer's size.
 
     python datasets/prepare_ade20k_full.py [--root FOLDER] [--jobs N]
 
@@ -50,7 +50,7 @@ def prepare_ade20k_full(
     for split, (folder, official) in SPLITS.items():
         raw = base / "images" / "ADE" / folder
         pictures = files(raw, ".jpg")
-        check_count(len(pictures), official, f"pictures in {raw}", any_size)
+        check_count(len(pictures), official, f"images in {raw}", any_size)
         pairs = paired(pictures, files(raw, "_seg.png"), raw)
         convert = partial(_convert, base=base, folder=folder, table=table)
         for _ in in_processes(convert, pairs, jobs, f"ADE20K-Full, {split}", "picture"):
@@ -59,7 +59,7 @@ def prepare_ade20k_full(
 
 
 def _convert(paths: tuple[Path, Path], *, base: Path, folder: str, table: np.ndarray) -> None:
-    """Write one picture and its label map, unless they are there."""
+    """Write one image and its label map, unless they are there."""
     # Lazy, as everywhere in this project.
     import cv2
 

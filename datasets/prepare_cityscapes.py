@@ -45,7 +45,7 @@ def prepare_cityscapes(root: Path, *, jobs: int | None = None, any_size: bool = 
     for split, official in SPLITS.items():
         truth = base / "gtFine" / split
         pictures = files(base / "leftImg8bit" / split, "_leftImg8bit.png")
-        what = f"pictures in {base / 'leftImg8bit' / split}"
+        what = f"images in {base / 'leftImg8bit' / split}"
         check_count(len(pictures), official, what, any_size)
         maps = [
             (picture, ids, ids.with_name(ids.name.replace("labelIds", "labelTrainIds")))
@@ -66,7 +66,7 @@ def _write_objects(base: Path, split: str, pairs: list, jobs: int | None) -> Non
 
 
 def _write_picture(paths: tuple[Path, Path], target: Path) -> tuple[dict, dict, list[dict]]:
-    """Write one panoptic PNG; COCO's records of the picture, its segments and its objects."""
+    """Write one panoptic PNG; COCO's records of the image, its segments and its objects."""
     picture, source = paths
     name = picture.name.removesuffix("_leftImg8bit.png")
     size = picture_size(picture)

@@ -53,12 +53,12 @@ def prepare_coco(root: Path, *, jobs: int | None = None, any_size: bool = False)
         path = base / "annotations" / f"panoptic_{folder}.json"
         content = read_coco(path, images=IMAGE, annotations=ANNOTATION)
         names = {image["id"]: image["file_name"] for image in content["images"]}
-        check_count(len(names), official, f"pictures in {path}", any_size)
+        check_count(len(names), official, f"images in {path}", any_size)
         _check_instances(base, folder, names)
         need(base / folder, names.values(), SOURCE)
         found = content["annotations"]
         if alone := sorted(names.keys() ^ {a["image_id"] for a in found}):
-            raise ValueError(f"{path}: picture {alone[0]} has an image or an annotation, not both")
+            raise ValueError(f"{path}: {alone[0]} has an image or an annotation, not both")
         need(base / f"panoptic_{folder}", [a["file_name"] for a in found], SOURCE)
         items = [
             (names[a["image_id"]], inside(a["file_name"], path), a["segments_info"]) for a in found
@@ -71,12 +71,12 @@ def prepare_coco(root: Path, *, jobs: int | None = None, any_size: bool = False)
 
 
 def _check_instances(base: Path, folder: str, names: dict[int, str]) -> None:
-    """The instances are of the same pictures."""
+    """The instances are of the same images."""
     path = base / "annotations" / f"instances_{folder}.json"
     others = {image["id"]: image["file_name"] for image in read_coco(path, images=IMAGE)["images"]}
     if different := sorted(others.items() ^ names.items()):
         raise ValueError(
-            f"{path} and panoptic_{folder}.json are not of the same pictures: first {different[0]}"
+            f"{path} and panoptic_{folder}.json are not of the same images: first {different[0]}"
         )
 
 

@@ -11,7 +11,7 @@ Written:
     coco_lvis/annotations/{train,val}/*.png         0 no label, 1 to 1284, in 16 bits
 
 The rule is that of ESSNet (github.com/shipra25jain/ESSNet), which introduced the dataset: of the
-objects of a picture the first in the json covers the later ones, and stuff is seen where no object
+objects of an image the first in the json covers the later ones, and stuff is seen where no object
 is. Stuff of an LVIS category's name has its label. Two things are ours, since ESSNet's table of
 them is a pickle: "other" of COCO's stuff is no label, and each stuff category is mapped once (with
 the table read as a chain, blanket would become desk-stuff, and cabinet window-other).
@@ -50,14 +50,14 @@ def prepare_coco_lvis(root: Path, *, jobs: int | None = None, any_size: bool = F
     folders = ["coco/train2017", "coco/val2017"]
     needed = [str(p.relative_to(root)) for p in (*stuff_paths, *lvis_paths.values())]
     need(root, folders + needed, SOURCE)
-    # The validation pictures of LVIS are of both folders of COCO.
+    # The validation images of LVIS are of both folders of COCO.
     stuff = {}
     for path in stuff_paths:
         stuff |= _by_picture(read_coco(path, annotations=OUTLINE))
     for split, official in SPLITS.items():
         path = lvis_paths[split]
         content = read_coco(path, images=("id", "coco_url"), annotations=OUTLINE)
-        check_count(len(content["images"]), official, f"pictures in {path}", any_size)
+        check_count(len(content["images"]), official, f"images in {path}", any_size)
         objects = _by_picture(content)
         pictures = {image["id"]: _picture(image, path) for image in content["images"]}
         need(root / "coco", pictures.values(), SOURCE)
@@ -74,7 +74,7 @@ def prepare_coco_lvis(root: Path, *, jobs: int | None = None, any_size: bool = F
 
 
 def _by_picture(content: dict) -> dict[int, list[tuple[int, list | dict]]]:
-    """Category and outline of the annotations of each picture, in the order of the json."""
+    """Category and outline of the annotations of each image, in the order of the json."""
     found = defaultdict(list)
     for annotation in content["annotations"]:
         outline = annotation["category_id"], annotation["segmentation"]
@@ -83,7 +83,7 @@ def _by_picture(content: dict) -> dict[int, list[tuple[int, list | dict]]]:
 
 
 def _picture(image: dict, path: Path) -> str:
-    """Folder and name of a picture of LVIS: its json has them in the address only."""
+    """Folder and name of an image of LVIS: its json has them in the address only."""
     return inside("/".join(image["coco_url"].split("/")[-2:]), path)
 
 

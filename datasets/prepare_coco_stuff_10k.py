@@ -36,7 +36,7 @@ def prepare_coco_stuff_10k(
     table = lookup({0: IGNORE, **labels})
     for split, official in SPLITS.items():
         names = read_names(base / lists[split])
-        check_count(len(names), official, f"pictures in {base / lists[split]}", any_size)
+        check_count(len(names), official, f"images in {base / lists[split]}", any_size)
         needed = [f"images/{n}.jpg" for n in names] + [f"annotations/{n}.mat" for n in names]
         need(base, needed, SOURCE)
         for name in names:

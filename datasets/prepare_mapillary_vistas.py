@@ -45,7 +45,7 @@ def prepare_mapillary_vistas(
         _link_version(base / folder)
         need(base / folder, ["labels"], SOURCE)
         pictures = files(base / folder / "images", ".jpg")
-        check_count(len(pictures), official, f"pictures in {base / folder / 'images'}", any_size)
+        check_count(len(pictures), official, f"images in {base / folder / 'images'}", any_size)
         labels = base / folder / "labels"
         pairs = paired(pictures, files(labels, ".png"), labels)
         for _ in in_processes(_check, pairs, jobs, f"Mapillary Vistas, labels, {split}", "map"):
@@ -69,13 +69,13 @@ def _check(paths: tuple[Path, Path]) -> None:
     picture, labels = paths
     if not is_label_map(labels, picture_size(picture), np.arange(VOID + 1)):
         raise ValueError(
-            f"{labels}: broken, not of its picture's size, or with labels above {VOID} (those of "
+            f"{labels}: broken, not of its image's size, or with labels above {VOID} (those of "
             "version 2.0 must stay in folders v2.0)"
         )
 
 
 def _check_panoptic(folder: Path, pictures: dict[str, Path]) -> None:
-    """All pictures are in the json, and all of its PNGs are there."""
+    """All images are in the json, and all of its PNGs are there."""
     path = folder / "panoptic_2018.json"
     content = read_coco(path, annotations=("image_id", "file_name"))
     annotations = {a["image_id"]: a["file_name"] for a in content["annotations"]}

@@ -48,7 +48,7 @@ def prepare_pascal_context(
     table = context_table(base / "labels.txt") if raw else lookup({i: i for i in range(60)})
     for split, official in SPLITS.items():
         names = read_names(base / lists[split])
-        check_count(len(names), official, f"pictures in {base / lists[split]}", any_size)
+        check_count(len(names), official, f"images in {base / lists[split]}", any_size)
         form = "trainval/{}.mat" if raw else f"{MAPS}/{{}}.png"
         needed = [form.format(name) for name in names]
         need(base, [f"JPEGImages/{name}.jpg" for name in names] + needed, SOURCE)
@@ -63,7 +63,7 @@ def prepare_pascal_context(
 
 
 def _list_of(base: Path, split: str) -> str:
-    """The split's list: PASCAL-Context has the pictures and splits of VOC 2010."""
+    """The split's list: PASCAL-Context has the images and splits of VOC 2010."""
     ready = f"ImageSets/SegmentationContext/{split}.txt"
     return ready if (base / ready).is_file() else f"ImageSets/Main/{split}.txt"
 

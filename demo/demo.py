@@ -16,7 +16,7 @@ from rankseg_m2f.engine.predictor import Predictor
 from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.images import ImageReadError, read_image
 
-# Longer sides of the pictures written, pixels; thin pictures are not blown up without bound.
+# Longer sides of the images written, pixels; thin images are not blown up without bound.
 _LONG_SIDE = 512, 1600
 
 
@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--input", nargs="+", required=True, help="photos, folders or patterns")
-    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--output", required=True, help="folder for the images")
     parser.add_argument("--min-score", type=float, default=0.5, help="instances to show")
     parser.add_argument("--top", type=int, default=20, help="labels in the ranking")
     add_model_arguments(parser)
@@ -85,7 +85,7 @@ def find_inputs(inputs: list[str]) -> list[Path]:
 def portray(
     image: np.ndarray, result: dict, labels: Labels, min_score: float, top: int
 ) -> Image.Image:
-    """Regions over the picture; with RankSeg the label ranking to its right."""
+    """Regions over the image; with RankSeg the label ranking to its right."""
     scale = scaled_to_fit(image, *_LONG_SIDE)
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     regions = regions_of(result, labels, min_score)

@@ -1,4 +1,4 @@
-"""A page about one training run: figures, curves, temperatures, validation pictures."""
+"""A page about one training run: figures, curves, temperatures, validation images."""
 
 import html
 import json
@@ -82,7 +82,7 @@ class Run:
 
 
 def write_report(cfg, folder: Path, baseline: dict, facts: dict[str, str]) -> Path:
-    """Write report.html and its pictures into `folder`.
+    """Write report.html and its images into `folder`.
 
     Args:
         cfg: config of the run, MODEL.WEIGHTS its final weights.
@@ -110,7 +110,7 @@ def write_report(cfg, folder: Path, baseline: dict, facts: dict[str, str]) -> Pa
             "more.</p><img src=report/temperatures.png>"
         )
     parts.append(
-        "<h2>Validation pictures</h2><p>Ground truth, prediction, and the labels the multi-label "
+        "<h2>Validation images</h2><p>Ground truth, prediction, and the labels the multi-label "
         "head ranks highest with their probability (Fig. 1 of the paper).</p>"
     )
     names = draw_validation(cfg.DATASETS.TEST[0], predictor, pictures)
@@ -207,7 +207,7 @@ def _summary(cfg) -> str:
     kind = f"RankSeg with κ = {node.TOPK}" if node.FLAG else "no RankSeg"
     return (
         f"{cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} labels, {kind}; {cfg.SOLVER.MAX_ITER} iterations of "
-        f"{cfg.SOLVER.IMS_PER_BATCH} pictures."
+        f"{cfg.SOLVER.IMS_PER_BATCH} images."
     )
 
 

@@ -39,7 +39,7 @@ CONFIGS = {
 }
 # Enough frames for consistency over sixteen.
 _FRAMES = 18
-_SIDE = 288  # of the pictures drawn
+_SIDE = 288  # of the images drawn
 _SHOWN = ("AP", "AP50", "AR10", "mIoU", "VC8", "VC16", "mAP", "recall", "coverage")
 
 
@@ -106,7 +106,7 @@ def show(cfg, folder: Path, count: int = 4) -> None:
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:
-    """The picture at drawing size; the model resizes it as it resizes any."""
+    """The image at drawing size; the model resizes it as it resizes any."""
     return np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE)))
 
 

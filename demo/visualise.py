@@ -1,4 +1,4 @@
-"""Pictures of results: segments over the photo, the label ranking beside it."""
+"""Drawings of results: segments over the image, the label ranking beside it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ def regions_of(result: dict, labels: Labels, min_score: float = 0.5) -> list[Reg
 def draw_regions(
     image: np.ndarray, regions: Sequence[Region], labels: Labels, opacity: float = 0.65
 ) -> Image.Image:
-    """The picture with coloured, outlined and named regions.
+    """The image with coloured, outlined and named regions.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -145,14 +145,14 @@ def place_tags(
     sizes: Sequence[tuple[int, int]],
     limits: tuple[int, int],
 ) -> list[Box | None]:
-    """Where name tags stand so that none covers another or leaves the picture.
+    """Where name tags stand so that none covers another or leaves the image.
 
     Each is as near to its centre as earlier ones let it, at most two of its heights above or below.
 
     Args:
         centres: (x, y) where each would best be; those in front have the first choice.
         sizes: (width, height) of each.
-        limits: (width, height) of the picture.
+        limits: (width, height) of the image.
 
     Returns:
         A box for each; None: there is no room.
@@ -175,7 +175,7 @@ def place_tags(
 
 
 def _is_free(box: Box, others: Sequence[Box], limits: tuple[int, int]) -> bool:
-    """Whether a box is in the picture and touches no other."""
+    """Whether a box is in the image and touches no other."""
     inside = min(box) >= 0 and box[2] < limits[0] and box[3] < limits[1]
     return inside and not any(
         all(box[i] <= other[i + 2] + 1 and other[i] <= box[i + 2] + 1 for i in (0, 1))
@@ -236,7 +236,7 @@ def draw_ranking(
 
 
 def side_by_side(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:
-    """Pictures of one height in a row."""
+    """Images of one height in a row."""
     width = sum(p.width for p in pictures) + gap * (len(pictures) - 1)
     row = Image.new("RGB", (width, max(p.height for p in pictures)), PAPER)
     left = 0

@@ -167,7 +167,7 @@ def _add_input(cfg: Config) -> None:
     cfg.INPUT.SAMPLING_RANDOM = True
     # Video: brightness, contrast, saturation, rotation.
     cfg.INPUT.AUGMENTATIONS = []
-    # (ours) "multi_label" alone. RandAugment: operations per picture (0: none), each of this
+    # (ours) "multi_label" alone. RandAugment: operations per image (0: none), each of this
     # magnitude in [0, 30]; cutout: a rectangle of this share of each side is covered (0: none).
     cfg.INPUT.RAND_AUGMENT = Config({"NUM_OPS": 2, "MAGNITUDE": 9})
     cfg.INPUT.CUTOUT = 0.5

@@ -1,4 +1,4 @@
-"""Reading pictures and label maps as they come, with one-line errors that name the file."""
+"""Reading images and label maps as they come, with one-line errors that name the file."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 class ImageReadError(ValueError):
-    """A file that cannot be read as the picture or label map it should be."""
+    """A file that cannot be read as the image or label map it should be."""
 
 
 def read_image(path: str | os.PathLike, format: str = "RGB", *, upright: bool = True) -> np.ndarray:
-    """Any picture as 8-bit colour, upright.
+    """Any image as 8-bit colour, upright.
 
     EXIF orientation is applied; grey, palette, 1-bit, 16-bit, CMYK and alpha are converted (alpha
     is dropped); of an animation the first frame is read.
@@ -25,7 +25,7 @@ def read_image(path: str | os.PathLike, format: str = "RGB", *, upright: bool = 
         (H, W, 3) uint8, contiguous.
 
     Raises:
-        ImageReadError: missing, broken or no picture.
+        ImageReadError: missing, broken or no image.
     """
     if format not in ("RGB", "BGR"):
         raise ValueError(f"INPUT.FORMAT={format!r} is neither 'RGB' nor 'BGR'")
@@ -89,23 +89,23 @@ def read_panoptic_map(path: str | os.PathLike) -> np.ndarray:
 
 
 def _open(path: str | os.PathLike) -> Image.Image:
-    """The picture with all its pixels read."""
+    """The image with all its pixels read."""
     path = Path(path)
     if not path.exists():
         raise ImageReadError(f"{path}: no such file")
     if path.is_dir():
-        raise ImageReadError(f"{path}: a folder, not a picture")
+        raise ImageReadError(f"{path}: a folder, not an image")
     try:
         image = Image.open(path)
         image.load()
     except UnidentifiedImageError as error:
         size = path.stat().st_size
-        reason = "empty file" if size == 0 else f"not a picture ({size} bytes)"
+        reason = "empty file" if size == 0 else f"not an image ({size} bytes)"
         raise ImageReadError(f"{path}: {reason}") from error
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"{path}: too large to be read safely ({error})") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageReadError(f"{path}: broken picture ({error})") from error
+        raise ImageReadError(f"{path}: broken image ({error})") from error
     return image
 
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def image_roots(metadata: Mapping) -> list[str]:
-    """Folders of a dataset's pictures: its metadata has one, several or none as `image_root`."""
+    """Folders of a dataset's images: its metadata has one, several or none as `image_root`."""
     roots = metadata.get("image_root") or []
     return [roots] if isinstance(roots, str) else list(roots)
 
@@ -23,13 +23,13 @@ def image_roots(metadata: Mapping) -> list[str]:
 def record_key(record: Mapping, roots: Iterable[str]) -> str:
     """What tells a record from others wherever its dataset lies on a disk.
 
-    It is the path of the picture, or of the first frame of a video or clip, from the image root
+    It is the path of the image, or of the first frame of a video or clip, from the image root
     on, whose own name comes first: "train2017/000000000009.jpg". Folders of splits are thus
-    part of it, since pictures of two splits often have the same names.
+    part of it, since images of two splits often have the same names.
 
     Args:
         record: Detectron2's, or the evaluation's input, with `file_name` or `file_names`.
-        roots: image roots of the datasets the record may be of. For a picture outside of all the
+        roots: image roots of the datasets the record may be of. For an image outside of all the
             key is its folder's name and its own.
     """
     path = Path(record["file_names"][0] if "file_names" in record else record["file_name"])
@@ -71,7 +71,7 @@ class LabelScores:
                 if key in self._rows and not np.array_equal(self._rows[key], row):
                     raise ValueError(
                         f"{source[key]} and {file} have different scores for {key!r}: give one of "
-                        "them, or the folders of the pictures different names"
+                        "them, or the folders of the images different names"
                     )
                 self._rows[key], source[key] = row, file
         logger.info("Label scores of %d records from %s", len(self._rows), ", ".join(self.files))
@@ -89,7 +89,7 @@ class LabelScores:
         if key not in self._rows:
             raise ValueError(
                 f"no scores for {key!r} in {', '.join(self.files)} (MODEL.RANKSEG.SCORES): "
-                "evaluate the classifier on the dataset of this picture too"
+                "evaluate the classifier on the dataset of this image too"
             )
         return self._rows[key]
 

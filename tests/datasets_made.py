@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
-# Label of each quarter of a picture; its colour says the label.
+# Label of each quarter of an image; its colour says the label.
 COLOURS = {0: (200, 0, 0), 1: (0, 200, 0), 2: (0, 0, 200), 3: (200, 200, 0)}
 NAMES = ["sky", "road", "car", "person"]
 THINGS = {2, 3}
@@ -23,7 +23,7 @@ def quarters(height: int, width: int, labels: list[int]) -> np.ndarray:
 
 
 def write_dataset(root: Path, maps: list[np.ndarray]) -> dict[str, dict]:
-    """Write pictures, label maps, panoptic and instance files; registration arguments by kind."""
+    """Write images, label maps, panoptic and instance files; registration arguments by kind."""
     for folder in ("images", "labels", "panoptic"):
         (root / folder).mkdir(parents=True)
     images, panoptic, instances = [], [], []

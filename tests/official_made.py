@@ -18,14 +18,14 @@ VALID = {"train": "train", "val": "valid", "test": "test"}
 
 
 def scenes(table: str) -> list[list[tuple[np.ndarray, int, bool]]]:
-    """Two pictures of a table's labels, the last among them: mask, label and crowd of segments."""
+    """Two images of a table's labels, the last among them: mask, label and crowd of segments."""
     categories = read_categories(table)
     stuff = [k for k, c in enumerate(categories) if not c.get("isthing", 0)] or [0]
     things = [k for k, c in enumerate(categories) if c.get("isthing", 1)] or [len(categories) - 1]
     quarter = [np.zeros((H, W), dtype=bool) for _ in range(4)]
     for i, mask in enumerate(quarter):
         mask[i // 2 * H // 2 :, i % 2 * W // 2 :][: H // 2, : W // 2] = True
-    # A quarter of the first picture stays unlabelled.
+    # A quarter of the first image stays unlabelled.
     first = [(0, stuff[0], False), (1, things[-1], False), (2, things[-1], False)]
     second = [
         (0, things[0], False),
@@ -57,7 +57,7 @@ def write_json(path: Path, **content) -> None:
 def semantic(
     root: Path, table: str, picture: str | None, labels: str, ids: tuple = (0, 1), **values
 ) -> None:
-    """Pictures and label maps at paths with the id for {}."""
+    """Images and label maps at paths with the id for {}."""
     for number, scene in zip(ids, scenes(table), strict=True):
         if picture is not None:
             save(root / picture.format(number), np.full((H, W, 3), 60 * number, dtype=np.uint8))
@@ -73,7 +73,7 @@ def panoptic(
     names: str,
     pngs: str = "{}.png",
 ) -> None:
-    """Panoptic PNGs and json; `names` and `pngs` of pictures and PNGs, with the id for {}."""
+    """Panoptic PNGs and json; `names` and `pngs` of images and PNGs, with the id for {}."""
     annotations = []
     for number, scene in zip(ids, scenes(table), strict=True):
         drawn, segments = np.zeros((H, W), dtype=np.int64), []
@@ -162,7 +162,7 @@ def coco_stuff_10k(root: Path) -> None:
 
 def coco_lvis(root: Path) -> None:
     coco(root)
-    # Validation has pictures of both of COCO's folders.
+    # Validation has images of both of COCO's folders.
     for split, ids in (("train", COCO_IDS["train"]), ("val", (1, 2))):
         labels = f"coco_lvis/annotations/{split}/{{}}.png"
         semantic(root, "coco_lvis_1284", None, labels, ids, offset=1, unlabelled=0)
@@ -200,7 +200,7 @@ def cityscapes(root: Path) -> None:
         save(root / "gtFine" / split / city / "x_gtFine_labelIds.png", label_map([]))
         ids = tuple(stem.format(i) for i in (0, 1))
         name = f"gtFine/cityscapes_panoptic_{split}"
-        # As the official script has it: pictures by names that do not exist.
+        # As the official script has it: images by names that do not exist.
         pictures, pngs = "{}_gtFine_leftImg8bit.png", "{}_gtFine_panoptic.png"
         panoptic(root, table, f"{name}.json", name, ids, pictures, pngs)
         json_file = f"gtFine/cityscapes_instances_{split}.json"

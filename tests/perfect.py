@@ -59,7 +59,7 @@ def objects_of(name: str) -> dict[int | str, list[dict]]:
 
 
 def perfect_image(record: dict, truth: GroundTruth, objects: dict) -> dict:
-    """Results for a picture in every form that its annotations can judge."""
+    """Results for an image in every form that its annotations can judge."""
     result = perfect_labels(truth, record["file_name"])
     if truth.has_maps:
         result["sem_seg"] = selected_scores(truth.label_map(record["file_name"]))

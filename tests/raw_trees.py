@@ -30,7 +30,7 @@ def stripes(*values: int, height: int = H, width: int = W) -> np.ndarray:
 
 
 def picture(path: Path, height: int = H, width: int = W) -> None:
-    """Some picture; JPEG or PNG."""
+    """Some image; JPEG or PNG."""
     y, x = np.mgrid[:height, :width]
     save(path, np.stack([y * 200 // height, x * 200 // width, (x + y) % 200], axis=-1), np.uint8)
 
@@ -157,7 +157,7 @@ def coco_stuff_10k(root: Path) -> Path:
 
 
 def coco_lvis(root: Path) -> Path:
-    """Two objects that overlap, over stuff; one validation picture is of COCO's training folder."""
+    """Two objects that overlap, over stuff; one validation image is of COCO's training folder."""
     objects = [
         {"category_id": 1203, "segmentation": box(2, 6)},
         {"category_id": 7, "segmentation": box(4, 8)},
@@ -181,7 +181,7 @@ def coco_lvis(root: Path) -> Path:
             picture(root / "coco" / folder / f"{number:012d}.jpg")
             address = f"http://images.cocodataset.org/{folder}/{number:012d}.jpg"
             images.append({"id": number, "coco_url": address, "height": H, "width": W})
-        # Nobody has labelled the second training picture.
+        # Nobody has labelled the second training image.
         labelled = [number for _, number in pictures if number != 30]
         annotations = [{**a, "image_id": number} for number in labelled for a in objects]
         write(root / f"lvis/lvis_v1_{split}.json", {"images": images, "annotations": annotations})

@@ -138,7 +138,7 @@ def test_a_mask_without_size_is_a_problem(made):
         content["annotations"][0]["segmentation"] = {"counts": "0"}
 
     (problem,) = check_dataset(made("coco_instances", change=spoil)).problems
-    assert "the mask of object 0 has () pixels, its picture (20, 20)" in problem
+    assert "the mask of object 0 has () pixels, its image (20, 20)" in problem
 
 
 def test_a_dataset_without_labels_is_a_problem(made):
@@ -212,7 +212,7 @@ def test_the_constant_baseline_can_be_called(call, capsys, tmp_path, monkeypatch
     shown = capsys.readouterr().out
     results = json.loads(shown[: shown.rindex("}") + 1])
     # Labels 0, 1 and 2 have 200 training pixels each: the first is predicted everywhere, and is
-    # a quarter of the first picture, a third of the labelled rest of the second.
+    # a quarter of the first image, a third of the labelled rest of the second.
     assert results["sem_seg"]["mIoU"] == pytest.approx(100 * (200 / 700) / 4, abs=1e-3)
     # Of 4 and 3 labels, the two most frequent are found.
     assert results["labels"]["recall"] == pytest.approx(100 * (2 / 4 + 2 / 3) / 2, abs=1e-3)

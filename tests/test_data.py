@@ -153,10 +153,10 @@ def test_disagreeing_sizes_name_the_file(made):
     dataset = made()("semantic_folder")
     record = DatasetCatalog.get(dataset)[0]
     apply = build_mapper(config(dataset, "mask_former_semantic"), is_train=True)
-    with pytest.raises(ValueError, match=r"000\.png: the picture has 40 x 60 .* record says 41 x"):
+    with pytest.raises(ValueError, match=r"000\.png: the image has 40 x 60 .* record says 41 x"):
         apply(dict(record, height=41, width=60))
     Image.fromarray(np.zeros((39, 60), dtype=np.uint8)).save(record["sem_seg_file_name"])
-    with pytest.raises(ValueError, match=r"000\.png: the picture has 40 x 60 .* map says 39 x 60"):
+    with pytest.raises(ValueError, match=r"000\.png: the image has 40 x 60 .* map says 39 x 60"):
         apply(record)
 
 
@@ -278,7 +278,7 @@ def test_pictures_without_objects_are_left_out_of_training(made, monkeypatch):
     assert load_records([dataset], filter_empty=True) == [records[0], *records[2:]]
     for record in records:
         record["annotations"] = []
-    with pytest.raises(ValueError, match=f"no picture of {dataset} has an object"):
+    with pytest.raises(ValueError, match=f"no image of {dataset} has an object"):
         load_records([dataset], filter_empty=True)
 
 
@@ -359,7 +359,7 @@ def test_the_check_finds_each_fault(made):
     assert [p.split(": ", 1)[1] for p in report.problems] == [
         "segment 77 is drawn but not in the json",
         "segment 1 is in the json but has no pixel",
-        "not a picture (4 bytes)",
+        "not an image (4 bytes)",
     ]
     assert check_dataset(name("coco_panoptic"), limit=1).num_records == 1
 

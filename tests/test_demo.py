@@ -124,7 +124,7 @@ def test_the_demo_goes_on_after_files_it_cannot_read(tmp_path, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", [*arguments, "--input", str(photos), "--opts", *overrides()])
     assert demo.main() == 0
     shown = capsys.readouterr()
-    assert "bad.jpg: not a picture" in shown.out + shown.err
+    assert "bad.jpg: not an image" in shown.out + shown.err
     assert "2 of 3 photos segmented" in shown.out and "1 could not be read" in shown.out
     assert sorted(p.name for p in output.iterdir()) == ["good.png", "good_png.png"]
 

@@ -43,7 +43,7 @@ from rankseg_m2f.images import read_image
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
 VIDEO = ROOT / "configs" / "video_scenes" / "instance" / "demo-rankseg.yaml"
-# A model and pictures so small that a step takes a fraction of a second.
+# A model and images so small that a step takes a fraction of a second.
 SETTINGS = {
     "SOLVER.IMS_PER_BATCH": "4",
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "64",

@@ -446,7 +446,7 @@ def test_multi_label_evaluator_by_hand(register, tmp_path):
             "kappa": 2,
         }
     )
-    # Dynamic κ: one label for the first picture, three for the second.
+    # Dynamic κ: one label for the first image, three for the second.
     evaluator.reset()
     outputs = [label_output([0.9, 0.8, 0.1], 1), label_output([0.2, 0.7, 0.6], 3)]
     evaluator.process(DatasetCatalog.get(name), outputs)

@@ -1,4 +1,4 @@
-"""Reading of pictures and label maps in every mode a file may come in."""
+"""Reading of images and label maps in every mode a file may come in."""
 
 import warnings
 
@@ -70,8 +70,8 @@ def test_exif_orientation_is_applied(tmp_path, picture):
     [
         (None, "no such file"),
         (b"", "empty file"),
-        (b"<html>not found</html>", "not a picture"),
-        ("truncated", "broken picture"),
+        (b"<html>not found</html>", "not an image"),
+        ("truncated", "broken image"),
         ("folder", "a folder"),
     ],
 )

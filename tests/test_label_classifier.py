@@ -39,7 +39,7 @@ def config(*overrides):
 
 
 def picture(labels, frames=None):
-    """A random picture, or a clip of as many frames, that shows `labels`."""
+    """A random image, or a clip of as many frames, that shows `labels`."""
     shown = Instances((0, 0), gt_classes=torch.tensor(labels))
     images = [torch.randint(256, (3, 64, 64), dtype=torch.uint8) for _ in range(frames or 1)]
     if frames is None:
@@ -68,7 +68,7 @@ def test_labels_of_every_kind_of_annotation(tmp_path):
 
 
 def test_the_mapper_gives_squares_and_all_labels_without_masks(tmp_path):
-    # A picture of 32 x 96, whose crop would lose labels and whose cutout covers half of each side.
+    # An image of 32 x 96, whose crop would lose labels and whose cutout covers half of each side.
     kinds = write_dataset(tmp_path, [quarters(32, 96, [0, 1, 2, 3])])
     KINDS["semantic_folder"]("test_squares", **kinds["semantic_folder"])
     record = DatasetCatalog.get("test_squares")[0]

@@ -28,7 +28,7 @@ def write(path, keys, scores, names=NAMES, **odd):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """The name of a registered dataset of two pictures."""
+    """The name of a registered dataset of two images."""
     maps = [quarters(32, 48, [0, 1, 2, 3]), quarters(32, 48, [0, 0, 1, 1])]
     arguments = write_dataset(tmp_path / "data", maps)["semantic_folder"]
     KINDS["semantic_folder"]("test_scored", **arguments)
@@ -49,7 +49,7 @@ def test_keys_do_not_say_where_a_dataset_lies():
         ["/a", "/b"],
         [],
     ]
-    # Pictures of two splits often have the same names.
+    # Images of two splits often have the same names.
     split = [record_key({"file_name": f"/d/{s}/1.jpg"}, ["/d/train", "/d/val"]) for s in "tv"]
     assert split[0] != split[1]
 

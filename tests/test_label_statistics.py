@@ -1,4 +1,4 @@
-"""Label statistics by hand, of pictures and videos, and the figures of temperatures."""
+"""Label statistics by hand, of images and videos, and the figures of temperatures."""
 
 import json
 
@@ -18,7 +18,7 @@ from rankseg_m2f.rankseg.temperature import FORMS, RankTemperature
 
 @pytest.fixture
 def definitions(tmp_path):
-    """A file that describes a dataset of three pictures, and the dataset's name."""
+    """A file that describes a dataset of three images, and the dataset's name."""
     maps = [[0, 0, 1, 2], [0, 1, 1, 255], [0, 0, 0, 0]]
     arguments = write_dataset(tmp_path / "data", [quarters(4, 4, labels) for labels in maps])
     name = f"statistics_{tmp_path.name}"

@@ -23,7 +23,7 @@ SIZES = (847, 1284)
 
 @pytest.fixture(params=SIZES)
 def many(request, tmp_path):
-    """K, and a dataset of one picture: K - 1 on 60 columns, 300 on 20, 44 = 300 - 256 on one."""
+    """K, and a dataset of one image: K - 1 on 60 columns, 300 on 20, 44 = 300 - 256 on one."""
     num_labels, name = request.param, f"many_{tmp_path.name}"
     ids = np.full((40, 81), num_labels - 1, dtype=np.uint16)
     ids[:, 60:80], ids[:, 80] = 300, 44

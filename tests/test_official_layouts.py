@@ -235,7 +235,7 @@ def test_half_a_dataset_names_what_is_missing(everything, tmp_path):
         ),
         ("cityscapes_fine_panoptic_train", "0_000019_leftImg8bit.png does not", "cityscapes"),
         ("cityscapes_fine_sem_seg_val", "1_000019_leftImg8bit.png has no label", "cityscapes"),
-        ("pascal_context_60_sem_seg_train", "incomplete: 1 has no picture", "pascal_context"),
+        ("pascal_context_60_sem_seg_train", "incomplete: 1 has no image", "pascal_context"),
         ("vspw_val", "val1/origin/00000003.jpg has no label map", "vspw"),
         ("ytvis_2021_val", "JPEGImages/v2/1.jpg does not exist", "youtube_vis"),
     ):

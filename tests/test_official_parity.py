@@ -51,7 +51,7 @@ def check_layers(case, model):
         suffix = f"raw_aux_pred_logits.{i}", f"aux_pred_masks.{i}"
         logits, masks = suffix if layer is not layers[-1] else ("raw_pred_logits", "pred_masks")
         close(layer.class_logits, official[logits], 5e-5)
-        # Officially, pictures have no T axis.
+        # Officially, images have no T axis.
         close(layer.mask_logits.view_as(official[masks]), official[masks], 1e-4, 1e-4)
         if i:
             close(layer.queries.transpose(0, 1), official[f"query_feature.{i - 1}"], 1e-5)

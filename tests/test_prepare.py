@@ -167,7 +167,7 @@ def test_ade20k_full_is_resized_to_a_short_side_of_512(prepared):
 
 
 def test_ade20k_full_stays_as_its_masks_were_drawn(tmp_path):
-    """EXIF says that the picture stands on its head; its mask does not."""
+    """EXIF says that the image stands on its head; its mask does not."""
     base = raw_trees.ade20k_full(tmp_path)
     path = next(base.rglob("ADE_val_00000001.jpg"))
     pixels = np.zeros((*picture_size(path), 3), np.uint8)
@@ -185,10 +185,10 @@ def test_coco_lvis_puts_the_first_object_in_front_and_stuff_behind(prepared):
     names = {c["name"]: i for i, c in enumerate(read_categories("coco_lvis_1284"), start=1)}
     blanket, wood = names["blanket"], names["wood"]
     expected = stripes(blanket, blanket, 1203, 1203, 1203, 1203, 7, 7, wood, wood, 0, 0)
-    # As LVIS has it, a validation picture may be of COCO's training folder.
+    # As LVIS has it, a validation image may be of COCO's training folder.
     for path in ("train/000000000009.png", "val/000000000025.png", "val/000000000139.png"):
         assert np.array_equal(read_label_map(base / path), expected)
-    # A picture that nobody labelled is not of the dataset.
+    # An image that nobody labelled is not of the dataset.
     assert len(list(base.rglob("*.png"))) == 3
 
 
@@ -348,7 +348,7 @@ def test_processes_do_not_change_the_files(prepared, tmp_path):
     ("name", "path", "values", "message"),
     [
         ("ade20k", "ADE*/annotations/validation/*.png", (0, 151), "id 151"),
-        ("ade20k", "ADE*/annotations/validation/*.png", None, "pixels, its picture"),
+        ("ade20k", "ADE*/annotations/validation/*.png", None, "pixels, its image"),
         ("cityscapes", "cityscapes/gtFine/val/*/*_labelIds.png", (7, 34), "id 34"),
         ("cityscapes", "cityscapes/gtFine/val/*/*_instanceIds.png", (7, 99), "id 99"),
         ("mapillary_vistas", "map*/validation/labels/c.png", (0, 66), "above 65"),
@@ -466,9 +466,7 @@ def test_nothing_downloaded_says_where_to_get_it(tmp_path, name):
 
 def test_another_number_of_pictures_needs_the_flag(tmp_path, capsys):
     raw_trees.ade20k(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"2 pictures in .*images/training, the release has 20,210"
-    ):
+    with pytest.raises(ValueError, match=r"2 images in .*images/training, the release has 20,210"):
         prepare("ade20k", tmp_path, any_size=False)
     assert not (tmp_path / "ADEChallengeData2016/annotations_detectron2").exists()
     prepare("ade20k", tmp_path)
@@ -523,7 +521,7 @@ def test_broken_json_is_named(tmp_path):
             "coco/annotations/panoptic_val2017.json",
             "annotations",
             {"image_id": 140, "file_name": "a.png", "segments_info": []},
-            "picture 139 has an image or an annotation, not both",
+            "139 has an image or an annotation, not both",
         ),
         ("coco_lvis", "lvis/lvis_v1_val.json", "images", {"id": 25}, "lacks 'coco_url'"),
         (

@@ -88,7 +88,7 @@ def test_bad_definitions_are_one_sentence(tmp_path, text, message):
 
 
 def test_label_maps_as_releases_have_them(tmp_path):
-    """A list of names, endings of names, values from 1 on, labels of a table, spare pictures."""
+    """A list of names, endings of names, values from 1 on, labels of a table, spare images."""
     for stem in ("b/1", "b/2", "a/3"):
         for path, values in (
             (tmp_path / "photos" / f"{stem}_photo.PNG", np.zeros((4, 4, 3), dtype=np.uint8)),
@@ -118,7 +118,7 @@ def test_label_maps_as_releases_have_them(tmp_path):
     assert MetadataCatalog.get(name).label_names[0] == "background"
     assert check_dataset(name).label_counts.tolist() == [0] * 59 + [2]
     (tmp_path / "list.txt").write_text("b/1\nb/4\n")
-    with pytest.raises(ValueError, match=r"b/1_photo\.PNG has no label map.*; b/4 has no picture"):
+    with pytest.raises(ValueError, match=r"b/1_photo\.PNG has no label map.*; b/4 has no image"):
         DatasetCatalog.get(name)
     (tmp_path / "list.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"list\.txt does not exist"):

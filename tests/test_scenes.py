@@ -1,4 +1,4 @@
-"""The built-in scenes: the same pictures every time, and annotations that agree pixel by pixel."""
+"""The built-in scenes: the same images every time, and annotations that agree pixel by pixel."""
 
 import json
 import sys

@@ -48,7 +48,7 @@ def describe(report: DatasetReport, show: int) -> str:
     lines = [
         f"{report.name}: {report.num_records} records, {len(report.problems)} problems",
         f"  {int((counts > 0).sum())} of {len(counts)} labels occur; "
-        f"{counts.sum() / max(report.num_records, 1):.1f} labels per picture",
+        f"{counts.sum() / max(report.num_records, 1):.1f} labels per image",
     ]
     if (absent := np.flatnonzero(counts == 0)).size:
         lines.append(

@@ -5,7 +5,7 @@
 
 Semantic: the label of most training pixels, everywhere. Panoptic: one segment of the stuff label
 of most training pixels. Labels: ranked by the number of training images that show them; --kappas
-tells how many of a picture's labels are among the κ first, for several κ. Of videos likewise.
+tells how many of an image's labels are among the κ first, for several κ. Of videos likewise.
 
 Shapes: K labels, κ selected labels; T frames, h, w their size.
 """
@@ -85,7 +85,7 @@ def default_judge(test: GroundTruth) -> DatasetEvaluators:
 def recall_by_kappa(
     train: LabelStatistics, test: GroundTruth, kappas: Sequence[int]
 ) -> list[dict[str, float]]:
-    """Recall and coverage, in percent, when every picture gets the κ labels most often trained on.
+    """Recall and coverage, in percent, when every image gets the κ labels most often trained on.
 
     Returns:
         {"kappa", "recall", "coverage"} for each κ; no coverage for datasets without maps.
@@ -102,7 +102,7 @@ def recall_by_kappa(
 
 
 def constant_labels(train: LabelStatistics, kappa: int | None = None) -> dict:
-    """Labels by the share of pictures that show them, in the form of a model's result.
+    """Labels by the share of images that show them, in the form of a model's result.
 
     Args:
         kappa: κ; None: K.

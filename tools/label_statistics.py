@@ -1,4 +1,4 @@
-"""Which labels the pictures or clips of a dataset show, and how many (Fig. 2 of the paper).
+"""Which labels the images or clips of a dataset show, and how many (Fig. 2 of the paper).
 
     python tools/label_statistics.py NAME ... [--definitions FILE ...] [--output FOLDER]
 

@@ -8,7 +8,7 @@ from figures import COLOURS, INK, new_figure, save_figure
 
 
 def pairs(rows: list[dict]) -> dict[str, dict[int, list[dict]]]:
-    """Picture size -> K -> the row of κ and that of κ = K."""
+    """Image size -> K -> the row of κ and that of κ = K."""
     return {
         picture: {
             num_labels: list(found)

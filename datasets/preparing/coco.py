@@ -1,6 +1,6 @@
 """COCO's panoptic and instance annotations from maps of segment ids.
 
-Shapes: H, W pixels of a picture.
+Shapes: H, W pixels of an image.
 """
 
 import json
@@ -62,7 +62,7 @@ def write_annotations(
     """Write the json of panoptic annotations, and that of objects where there is one.
 
     Args:
-        found: of each picture COCO's image, its panoptic annotation, its objects.
+        found: of each image COCO's record of it, its panoptic annotation, its objects.
     """
     found = list(found)
     images = [image for image, _, _ in found]

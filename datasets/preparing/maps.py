@@ -1,6 +1,6 @@
 """Label maps: from a release's ids to positions in our table of categories.
 
-Shapes: H, W pixels of a picture.
+Shapes: H, W pixels of an image.
 """
 
 import warnings
@@ -66,10 +66,10 @@ def convert_maps(
     desc: str,
     read: Callable[[Path], np.ndarray] = read_label_map,
 ) -> None:
-    """Write the label map of each picture, unless a sound one is there.
+    """Write the label map of each image, unless a sound one is there.
 
     Args:
-        pairs: picture, its annotation, label map to write.
+        pairs: image, its annotation, label map to write.
         table: label of each id of the annotations; UNKNOWN for ids that must not occur.
         ignore: value of pixels without label, in `table` too: 255, or 65535 with 16 bits.
         read: ids (H, W) of an annotation.
@@ -93,7 +93,7 @@ def _convert(paths: tuple[Path, Path, Path], *, table, ignore: int, read) -> Non
 def same_size(ids: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
     """`ids`, or a ValueError that names the file if they are not of `size` (H, W)."""
     if ids.shape[:2] != size:
-        raise ValueError(f"{path}: {ids.shape[:2]} pixels, its picture has {size}")
+        raise ValueError(f"{path}: {ids.shape[:2]} pixels, its image has {size}")
     return ids
 
 
@@ -111,7 +111,7 @@ def write_label_map(path: Path, labels: np.ndarray, ignore: int) -> None:
 
 
 def save_picture(path: Path, image: Image.Image) -> None:
-    """Write a picture whole or not at all; the ending says the format."""
+    """Write an image whole or not at all; the ending says the format."""
     with replacing(path) as unfinished:
         image.save(unfinished, **_FORMATS[path.suffix])
 
@@ -137,20 +137,20 @@ def read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture, from its head.
+    """(H, W) of an image, from its head.
 
     Raises:
-        ImageReadError: missing or no picture.
+        ImageReadError: missing or no image.
     """
     try:
         with Image.open(path) as image:
             return image.height, image.width
     except (UnidentifiedImageError, OSError) as error:
-        raise ImageReadError(f"{path}: no such picture, or a broken one") from error
+        raise ImageReadError(f"{path}: no such image, or a broken one") from error
 
 
 def is_picture(path: Path, size: tuple[int, int]) -> bool:
-    """Whether a file is a whole picture of `size` (H, W)."""
+    """Whether a file is a whole image of `size` (H, W)."""
     pixels = _read(read_image, path)
     return pixels is not None and pixels.shape[:2] == size
 

@@ -106,7 +106,7 @@ def check_count(found: int, official: int, what: str, any_size: bool) -> None:
     """Raise ValueError where the release has another number of files; only say so if `any_size`.
 
     Args:
-        what: things and where they are, such as "pictures in images/training".
+        what: things and where they are, such as "images in images/training".
     """
     if found == official:
         return
@@ -136,18 +136,18 @@ def files(folder: Path, ending: str) -> dict[str, Path]:
 def paired(
     pictures: dict[str, Path], labels: dict[str, Path], folder: Path
 ) -> list[tuple[Path, Path]]:
-    """Picture and annotation of each name.
+    """Image and annotation of each name.
 
     Args:
         folder: of the annotations, for the message.
 
     Raises:
-        FileNotFoundError: a picture without annotation, or the other way round.
+        FileNotFoundError: an image without annotation, or the other way round.
     """
     if alone := [str(pictures[name]) for name in pictures if name not in labels]:
         raise FileNotFoundError(f"{folder} has no annotations of {some(alone)}")
     if alone := [str(labels[name]) for name in labels if name not in pictures]:
-        raise FileNotFoundError(f"there are no pictures of {some(alone)}")
+        raise FileNotFoundError(f"there are no images of {some(alone)}")
     return [(pictures[name], labels[name]) for name in pictures]
 
 

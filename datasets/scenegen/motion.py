@@ -104,7 +104,7 @@ def sample_motion(vocabulary: Vocabulary, rng: np.random.Generator) -> Motion:
 
 
 def _course(thing: Thing, horizon: float, rng: np.random.Generator) -> Course:
-    """Every thing is in the picture at some time; fast ones enter or leave, or do both."""
+    """Every thing is in the image at some time; fast ones enter or leave, or do both."""
     kind, when = rng.random(), float(rng.random())
     if kind < STANDING:
         speed = growth = spin = 0.0

@@ -46,7 +46,7 @@ def render(world: World, size: int, view: View = STILL) -> tuple[np.ndarray, np.
 
 def _seen(axis: np.ndarray, centre: float, zoom: float) -> np.ndarray:
     """From places in the image to places in the world."""
-    # The still camera must not round: its pictures are the same with and without this.
+    # The still camera must not round: its images are the same with and without this.
     moved = centre - 0.5 / zoom
     return (axis / np.float32(zoom) + np.float32(moved)).astype(np.float32)
 

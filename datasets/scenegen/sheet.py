@@ -11,7 +11,7 @@ from scenegen.vocabulary import Colour, Vocabulary
 from scenegen.world import World
 from scenegen.writer import make_example
 
-# Pixels: a picture, between two, around a card, a line of text, the head of the sheet.
+# Pixels: an image, between two, around a card, a line of text, the head of the sheet.
 SIDE, GAP, MARGIN, LINE, HEAD = 240, 8, 28, 19, 64
 LEGEND_ROWS = 7  # things on the left, up to 7; stuff on the right
 FRAMES, FRAME_SIDE = 4, 156  # of a video: frames shown, pixels of each

@@ -3,7 +3,7 @@
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-# INPUT.DATASET_MAPPER_NAME of classifiers: pictures become squares and need no masks.
+# INPUT.DATASET_MAPPER_NAME of classifiers: images become squares and need no masks.
 MULTI_LABEL = "multi_label"
 
 
@@ -45,7 +45,7 @@ def resize_for_test(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 def resize_to_square(cfg: CfgNode) -> list[T.Augmentation]:
-    """The whole picture, stretched to INPUT.IMAGE_SIZE both ways."""
+    """The whole image, stretched to INPUT.IMAGE_SIZE both ways."""
     return [T.Resize(cfg.INPUT.IMAGE_SIZE)]
 
 

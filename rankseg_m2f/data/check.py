@@ -34,7 +34,7 @@ class DatasetReport:
         name: the dataset.
         label_names: K names.
         num_records: records looked at.
-        label_counts: (K,) pictures in which each label occurs.
+        label_counts: (K,) images in which each label occurs.
         problems: one line each, beginning with the file; training on them would fail or mislead.
         remarks: one line each; worth knowing, harmless.
     """
@@ -50,7 +50,7 @@ class DatasetReport:
 def check_dataset(
     name: str, limit: int | None = None, progress: Callable | None = None, jobs: int = 8
 ) -> DatasetReport:
-    """Read every picture and annotation of a registered dataset.
+    """Read every image and annotation of a registered dataset.
 
     Args:
         limit: look at this many records, spread evenly.
@@ -152,7 +152,7 @@ def _polygon_sizes(outline: list | dict | None) -> list[int]:
 def _check_record(
     record: dict, num_labels: int, ignore_label: int
 ) -> tuple[set[int], list[str], list[str]]:
-    """Labels present in a picture or in any frame of a video, problems, remarks."""
+    """Labels present in an image or in any frame of a video, problems, remarks."""
     problems, remarks, labels = [], [], set()
     said = record.get("height"), record.get("width")
     frames = [record]
@@ -180,7 +180,7 @@ def _check_record(
 def _check_annotations(
     record: dict, size: tuple[int, int], num_labels: int, ignore_label: int
 ) -> tuple[set[int], list[str], list[str]]:
-    """Labels present in a picture of `size` pixels, problems, remarks."""
+    """Labels present in an image of `size` pixels, problems, remarks."""
     problems, labels = [], set()
     for key, check in _CHECKS.items():
         if key not in record:
@@ -231,7 +231,7 @@ def _check_semantic(record: dict, size: tuple, ignore_label: int, found: set) ->
     path = record["sem_seg_file_name"]
     ids = read_label_map(path)
     if ids.shape != size:
-        yield f"{path}: {ids.shape} pixels, its picture has {size}"
+        yield f"{path}: {ids.shape} pixels, its image has {size}"
     ids = label_ids(ids, ignore_label, record.get("label_offset", 0), unlabelled=_UNLABELLED)
     found |= set(np.unique(ids).tolist()) - {_UNLABELLED}
 
@@ -240,7 +240,7 @@ def _check_panoptic(record: dict, size: tuple, ignore_label: int, found: set) ->
     path = record["pan_seg_file_name"]
     ids = read_panoptic_map(path)
     if ids.shape != size:
-        yield f"{path}: {ids.shape} pixels, its picture has {size}"
+        yield f"{path}: {ids.shape} pixels, its image has {size}"
     drawn = set(np.unique(ids).tolist()) - {0}
     listed = {s["id"] for s in record["segments_info"]}
     for i in sorted(drawn - listed):
@@ -258,7 +258,7 @@ def _check_objects(record: dict, size: tuple, ignore_label: int, found: set) -> 
         elif isinstance(outline, dict) and tuple(said := outline.get("size", ())) != size:
             yield (
                 f"{record['file_name']}: the mask of object {number} has {tuple(said)} pixels, its "
-                f"picture {size}"
+                f"image {size}"
             )
         if not annotation.get("iscrowd", 0):
             found.add(annotation["category_id"])

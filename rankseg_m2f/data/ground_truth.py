@@ -1,6 +1,6 @@
-"""Ground truth of one picture, whatever its source: labels and masks that follow the pixels.
+"""Ground truth of one image, whatever its source: labels and masks that follow the pixels.
 
-Shapes: N objects, H, W picture size, h, w size after augmentation.
+Shapes: N objects, H, W image size, h, w size after augmentation.
 """
 
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ class LabelList:
 
 @dataclass
 class LabelMasks:
-    """What a picture shows: N labels, (N, h, w) bool masks and N ids (-1: not visible)."""
+    """What an image shows: N labels, (N, h, w) bool masks and N ids (-1: not visible)."""
 
     labels: list[int]
     masks: np.ndarray
@@ -193,9 +193,9 @@ def instance_truth(record: dict, ignore_label: int, num_labels: int) -> ObjectLi
 
 
 def label_truth(record: dict, ignore_label: int, num_labels: int) -> LabelList:
-    """The labels a whole picture shows, crowds included as in evaluation; whatever the source.
+    """The labels a whole image shows, crowds included as in evaluation; whatever the source.
 
-    No picture of annotations is read where the record lists what it shows.
+    No image of annotations is read where the record lists what it shows.
 
     Raises:
         ValueError: a label outside [0, num_labels), naming the file.
@@ -234,7 +234,7 @@ def transform_ids(ids: np.ndarray, transforms: Transform) -> np.ndarray:
     """An (H, W) map of ids below 2^24 - 1 after `transforms`, -1 where they padded.
 
     Ids travel as the three bytes of a colour: transforms resize bytes by nearest neighbour with
-    the same pixel centres as the picture, and would shift wider types by half a pixel.
+    the same pixel centres as the image, and would shift wider types by half a pixel.
     """
     wide = ids.astype(np.int32)
     packed = np.stack([wide & 255, wide >> 8 & 255, wide >> 16 & 255], axis=2).astype(np.uint8)

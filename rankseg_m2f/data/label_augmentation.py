@@ -1,7 +1,7 @@
-"""Augmentation that moves or hides what a picture shows without masks to follow: for labels alone.
+"""Augmentation that moves or hides what an image shows without masks to follow: for labels alone.
 
 The recipe is Query2Label's: square, mirrored, RandAugment, cutout. Labels stay those of the whole
-picture, whatever cutout hides or RandAugment shifts out of it.
+image, whatever cutout hides or RandAugment shifts out of it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class PixelsOnly(T.Transform):
         self._set_attributes(locals())
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """The changed picture."""
+        """The changed image."""
         return self.change(image)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ class Cutout(T.Augmentation):
     def __init__(self, share: float):
         """
         Args:
-            share: sides of the rectangle as a share of the picture's, in (0, 1].
+            share: sides of the rectangle as a share of the image's, in (0, 1].
 
         Raises:
             ValueError: out of range.

@@ -29,7 +29,7 @@ from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.images import ImageReadError
 
 logger = logging.getLogger(__name__)
-# So many unreadable pictures in a row mean a wrong path, not a bad file.
+# So many unreadable images in a row mean a wrong path, not a bad file.
 _MAX_UNREADABLE = 20
 
 
@@ -51,7 +51,7 @@ class TrainLoader:
         Args:
             sampler: endless iterable of indices into `records`, the same on each iteration.
             batch_size: of this process, one forward pass.
-            group_by_aspect: batches hold either wide or tall pictures, to pad less.
+            group_by_aspect: batches hold either wide or tall images, to pad less.
         """
         self.dataset = _SeededDataset(DatasetFromList(records, copy=False), mapper, seed)
         self.sampler = sampler
@@ -130,7 +130,7 @@ class _SeededDataset(Dataset):
 def build_train_loader(cfg: CfgNode, seed: int = 0) -> TrainLoader:
     """The training stream of this process.
 
-    One batch is one forward pass: SOLVER.IMS_PER_BATCH / processes / ACCUMULATION_STEPS pictures.
+    One batch is one forward pass: SOLVER.IMS_PER_BATCH / processes / ACCUMULATION_STEPS images.
 
     Raises:
         ValueError: the batch does not divide, or the sampler is unknown.
@@ -169,7 +169,7 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
     """Records of all datasets.
 
     Args:
-        filter_empty: leave out pictures whose instance annotations are empty or all crowds.
+        filter_empty: leave out images whose instance annotations are empty or all crowds.
 
     Raises:
         KeyError: an unregistered dataset, with those that are.
@@ -185,14 +185,14 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
             "or, for the built-in scenes, run python datasets/make_scenes.py"
         )
     records = get_detection_dataset_dicts(list(names), filter_empty=False, check_consistency=False)
-    # Detectron2 looks for annotations of pictures; those of a video are one level deeper. Told to
+    # Detectron2 looks for annotations of images; those of a video are one level deeper. Told to
     # look, it would not tell the two apart, and we would have to load a dataset first.
     if is_video(records[0]) or "annotations" not in records[0]:
         return records
     if filter_empty:
         records = filter_images_with_only_crowd_annotations(records)
         if not records:
-            raise ValueError(f"no picture of {', '.join(names)} has an object that is no crowd")
+            raise ValueError(f"no image of {', '.join(names)} has an object that is no crowd")
     classes = [MetadataCatalog.get(name).get("thing_classes") for name in names]
     if all(classes):
         check_metadata_consistency("thing_classes", names)
@@ -201,7 +201,7 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
 
 
 def is_video(record: dict) -> bool:
-    """Whether a dataset record is of a video, not of a picture."""
+    """Whether a dataset record is of a video, not of an image."""
     return "file_names" in record
 
 

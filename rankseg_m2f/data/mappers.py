@@ -1,4 +1,4 @@
-"""From a dataset record to what the model takes: picture, labels and masks.
+"""From a dataset record to what the model takes: image, labels and masks.
 
 Shapes: T frames, N objects, K labels, h, w size after augmentation.
 """
@@ -50,7 +50,7 @@ _PADDING_COLOUR = 128
 
 @dataclass
 class Clip:
-    """Frames of one video, or one picture, as the model takes them.
+    """Frames of one video, or one image, as the model takes them.
 
     Attributes:
         size: (height, width) of the files.
@@ -79,7 +79,7 @@ class ClipReader:
     ):
         """
         Args:
-            read_truth: one of `data.ground_truth`; None for pictures without ground truth.
+            read_truth: one of `data.ground_truth`; None for images without ground truth.
             image_format: "RGB" or "BGR".
             min_side: pad right and bottom to at least this side.
             label_scores: handed to the model with each record; None: it scores labels itself.
@@ -98,7 +98,7 @@ class ClipReader:
     def read(self, records: Sequence[dict]) -> Clip:
         """
         Args:
-            records: of pictures, one per frame; transforms are drawn on the first.
+            records: of images, one per frame; transforms are drawn on the first.
 
         Raises:
             ImageReadError: a file is missing or broken.
@@ -124,7 +124,7 @@ class ClipReader:
         return Clip(size, frames, None if self.read_truth is None else truths)
 
     def scores_of(self, record: dict) -> dict[str, Tensor]:
-        """`label_scores` (K,) float32 of a picture or of a whole video, where files have them.
+        """`label_scores` (K,) float32 of an image or of a whole video, where files have them.
 
         Raises:
             ValueError: they lack this record.
@@ -160,7 +160,7 @@ class ClipReader:
 
 
 class ImageMapper(ClipReader):
-    """Reads, augments and packs one picture and its ground truth."""
+    """Reads, augments and packs one image and its ground truth."""
 
     def __call__(self, record: dict) -> dict:
         """
@@ -293,6 +293,6 @@ def _ignore_label(names: Sequence[str]) -> int:
 def _check_size(path: str, image: np.ndarray, size: tuple, what: str = "dataset's record") -> None:
     if None not in size and tuple(size) != image.shape[:2]:
         raise ValueError(
-            f"{path}: the picture has {image.shape[0]} x {image.shape[1]} pixels (height x width), "
+            f"{path}: the image has {image.shape[0]} x {image.shape[1]} pixels (height x width), "
             f"its {what} says {size[0]} x {size[1]}"
         )

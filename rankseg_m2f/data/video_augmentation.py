@@ -47,7 +47,7 @@ class RandomSaturation(T.Augmentation):
     def __init__(self, low: float, high: float, image_format: str):
         """
         Args:
-            low, high: bounds of the weight of colour; 1 leaves the picture as it is.
+            low, high: bounds of the weight of colour; 1 leaves the image as it is.
             image_format: "RGB" or "BGR".
         """
         super().__init__()

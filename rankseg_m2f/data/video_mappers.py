@@ -19,7 +19,7 @@ from rankseg_m2f.data.mappers import (
 )
 from rankseg_m2f.data.video_augmentation import clip_augmentation
 
-# Key of a video's record, one entry per frame -> key of a picture's record.
+# Key of a video's record, one entry per frame -> key of an image's record.
 _PER_FRAME = {
     "file_names": "file_name",
     "sem_seg_file_names": "sem_seg_file_name",
@@ -77,7 +77,7 @@ class ClipMapper(ClipReader):
 
 
 def frame_records(record: dict, frames: Iterable[int]) -> list[dict]:
-    """Records of single frames of a video, as those of pictures."""
+    """Records of single frames of a video, as those of images."""
     shared = {key: record[key] for key in _OF_ALL_FRAMES if key in record}
     return [
         {one: record[many][i] for many, one in _PER_FRAME.items() if many in record} | shared

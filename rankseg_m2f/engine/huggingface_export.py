@@ -62,7 +62,7 @@ def export(
         folder: written whole or not at all; must not exist.
         labels: K names; none: numbers.
         without_ranking: leave RankSeg's parts out, which theirs has no place for; what remains is
-            the segmentor they were trained with. Where κ < K it never learned to tell a picture's
+            the segmentor they were trained with. Where κ < K it never learned to tell an image's
             labels from those that ranked lower.
 
     Returns:

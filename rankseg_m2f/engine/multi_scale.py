@@ -35,7 +35,7 @@ class MultiScaleModel(nn.Module):
         self.train(model.training)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Per picture `sem_seg` (K, height, width), from its `file_name`."""
+        """Per image `sem_seg` (K, height, width), from its `file_name`."""
         return [{"sem_seg": self._scores(x)} for x in batched_inputs]
 
     def _scores(self, sample: dict) -> Tensor:

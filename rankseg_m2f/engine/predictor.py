@@ -1,4 +1,4 @@
-"""A picture or a video in, results out; no ground truth, no dataset."""
+"""An image or a video in, results out; no ground truth, no dataset."""
 
 import itertools
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from rankseg_m2f.rankseg.selection import Selection
 
 
 class Predictor:
-    """The model of a config with MODEL.WEIGHTS, ready for single pictures.
+    """The model of a config with MODEL.WEIGHTS, ready for single images.
 
     Attributes:
         selection: what is known about the labels of all inputs to come, such as
@@ -35,11 +35,11 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, selection: Selection | None = None) -> dict:
-        """Results as `MaskFormer.forward` gives them, at the picture's own size.
+        """Results as `MaskFormer.forward` gives them, at the image's own size.
 
         Args:
             image: (H, W, 3) uint8, RGB.
-            selection: what is known about this picture's labels; None: `self.selection`.
+            selection: what is known about this image's labels; None: `self.selection`.
         """
         return self.model([self.sample(self.resized(image), image, selection)])[0]
 

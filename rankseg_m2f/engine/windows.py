@@ -104,7 +104,7 @@ class WindowedModel(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Results of each video; `image` may be any iterable of frames, read once.
 
-        Pictures go to the model as they are.
+        Images go to the model as they are.
 
         Raises:
             ValueError: a video without frames.

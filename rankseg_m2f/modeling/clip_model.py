@@ -1,4 +1,4 @@
-"""What models of clips share: how pictures come in."""
+"""What models of clips share: how images come in."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from rankseg_m2f.structures.clip import ClipBatch
 
 
 class ClipModel(nn.Module):
-    """A model whose input is Detectron2's dataset dicts of pictures or clips."""
+    """A model whose input is Detectron2's dataset dicts of images or clips."""
 
     def __init__(self, pixel_mean: list[float], pixel_std: list[float], size_divisibility: int):
         """

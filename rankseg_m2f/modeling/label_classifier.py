@@ -1,4 +1,4 @@
-"""Which labels are in a picture or clip, and nothing else: g of the single-task scheme (Sec. 3.2).
+"""Which labels are in an image or clip, and nothing else: g of the single-task scheme (Sec. 3.2).
 
 Shapes: B clips, T frames, K labels, κ ranked labels, C channels, h, w of the last feature map.
 """

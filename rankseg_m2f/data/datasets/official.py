@@ -193,7 +193,7 @@ LAYOUTS = (
         "",
         "prepare_coco_lvis.py",
         paths={
-            # LVIS validates on pictures of either folder.
+            # LVIS validates on images of either folder.
             "image_root": ["coco/train2017", "coco/val2017"],
             "label_root": "coco_lvis/annotations/{split}",
         },

@@ -31,7 +31,7 @@ def load_panoptic(
 
     Args:
         names: of the labels, by category id and in the order of the labels.
-        endings: what follows an image's id in the names of pictures and of label maps, which lie in
+        endings: what follows an image's id in the names of images and of label maps, which lie in
             subfolders of the same names; None: the json names them.
 
     Raises:
@@ -70,7 +70,7 @@ def load_panoptic(
 
 
 def _by_id(images: Path, ending: str) -> dict[str, Path]:
-    """Pictures by what comes before the ending of their names, whatever their folders."""
+    """Images by what comes before the ending of their names, whatever their folders."""
     return {stem.name: path for stem, path in _by_stem([images], (ending,)).items()}
 
 
@@ -88,7 +88,7 @@ def _segments(annotation: dict, ids: dict[int, int], where: str) -> list[dict]:
 
 def load_instances(name: str, path: Path, images: Path, names: dict[int, str]) -> list[dict]:
     """Records of a COCO instances json; see `load_panoptic`."""
-    # Read twice, but by code of its own: a json of objects is small beside its pictures.
+    # Read twice, but by code of its own: a json of objects is small beside its images.
     content = read_coco(path, "images", "categories")
     check_agreement(path, content["categories"], names)
     try:
@@ -122,13 +122,13 @@ def load_semantic(
     labelled_only: bool,
     label_offset: int,
 ) -> list[dict]:
-    """Records of pictures and label maps of the same relative names.
+    """Records of images and label maps of the same relative names.
 
     Args: see `register_semantic_folder`.
 
     Raises:
         FileNotFoundError: no such folder or list.
-        ValueError: a picture has no label map, or what is listed has no picture.
+        ValueError: an image has no label map, or what is listed has no image.
     """
     several = isinstance(image_root, (list, tuple))
     images, labels = [*map(Path, image_root if several else [image_root])], Path(label_root)
@@ -145,7 +145,7 @@ def load_semantic(
         [
             f"{pictures[stem]} has no label map in {labels}"
             if stem in pictures
-            else f"{stem} has no picture in {', '.join(map(str, images))}"
+            else f"{stem} has no image in {', '.join(map(str, images))}"
             for stem in stems
             if stem not in pictures or stem not in maps
         ],

@@ -49,7 +49,7 @@ def register_coco_panoptic(
         ignore_label: id of ignored pixels in the label maps.
         table: of `data/categories`, whose labels the dataset has: then the json is not opened
             before it is loaded. None: the json's.
-        image_ending: what follows the image id in the names of pictures, which may lie in
+        image_ending: what follows the image id in the names of images, which may lie in
             subfolders; None: the json names them.
         label_ending: the same of label maps, in the same subfolders; where `image_ending` is given.
         evaluator_type: key of `EVALUATORS` in evaluation/build.py.
@@ -107,13 +107,13 @@ def register_semantic_folder(
         table: of `data/categories`, in place of `classes` and `colours`.
         split_file: a text of relative names without endings, one per line; None: all images.
         labelled_only: leave out images without label map.
-        image_ending: of the images' names, such as "_photo.png"; None: that of any picture.
+        image_ending: of the images' names, such as "_photo.png"; None: that of any image.
         label_ending: of the label maps' names; None: .png, .tif or .tiff.
         evaluator_type: key of `EVALUATORS` in evaluation/build.py.
 
     Raises:
         ValueError: bad `classes` or `colours`, an `ignore_label` that is a label, or a name
-            registered with other arguments. Loading raises it for pictures without label map.
+            registered with other arguments. Loading raises it for images without label map.
     """
     categories = named_categories(name, classes, table)
     check_count("label_offset", label_offset, name)
@@ -170,7 +170,7 @@ def add_objects(
     load: Callable[[str, Path, Path, dict[int, str]], list[dict]],
     table: str | None,
 ) -> None:
-    """Register objects of pictures or of videos, labels by ascending category id.
+    """Register objects of images or of videos, labels by ascending category id.
 
     Args:
         load: makes the records from name, json, `image_root` and {category id: name}.
