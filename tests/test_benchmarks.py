@@ -12,6 +12,8 @@ import whole_model
 from conftest import ROOT
 from PIL import Image
 
+RESULTS = ROOT / "benchmarks" / "results"
+
 
 def test_every_implementation_is_timed_in_both_passes(monkeypatch):
     monkeypatch.setitem(benchmark.SIZES, "512x512", (64, 96))
@@ -140,3 +142,15 @@ def test_selecting_all_labels_compares_nothing(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         large_vocabulary.main()
     assert "--kappa 100 must be less than each K, 100 among them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.glob("large_vocabulary_*.json")), ids=lambda p: p.stem
+)
+def test_many_labels_were_measured_to_need_no_more_memory(path):
+    """What README and docs/EVIDENCE.md say: with κ = 100, K = 1,284 needs that of K = 150."""
+    rows = json.loads(path.read_text())["rows"]
+    peaks = {(r["size"], r["labels"], r["kappa"]): r["peak_bytes"] for r in rows}
+    for size in ("512x512", "1024x2048"):
+        assert peaks[size, 1284, 100] < 1.2 * peaks[size, 150, 100]
+        assert peaks[size, 1284, 1284] > 1.5 * peaks[size, 1284, 100]
