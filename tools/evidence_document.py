@@ -229,13 +229,11 @@ class Document:
     def _differences(self, experiment: str, metric: str) -> dict[str, Comparison]:
         """Those of the experiment's settings to the baseline."""
         baseline = self.plan.experiments[experiment]["baseline"]
-        own = [
-            setting
-            for setting in self.plan.jobs
-            if setting.partition("/")[0] == experiment and self.plan.baselines[setting] == baseline
-        ]
-        names = {s: self.plan.names.get(s, s.partition("/")[2]) for s in own}
-        found = {names[s]: self._comparison(s, baseline, metric) for s in own}
+        found = {
+            self.plan.names[setting]: self._comparison(setting, baseline, metric)
+            for setting, other in self.plan.baselines.items()
+            if setting.partition("/")[0] == experiment and other == baseline
+        }
         return {name: comparison for name, comparison in found.items() if comparison}
 
     def _temperatures(self, setting: str) -> dict[str, Temperatures]:

@@ -95,14 +95,13 @@ class Plan:
 
     @cached_property
     def baselines(self) -> dict[str, str]:
-        """What each setting is compared with: its table's baseline, else its experiment's."""
-        found = {s: self.experiments[s.partition("/")[0]]["baseline"] for s in self.jobs}
-        for table in self.tables.values():
-            found |= {row[0]: table["baseline"] for row in table["rows"]}
-        return found
+        """What the settings of tables are compared with; others have claims alone."""
+        return {
+            row[0]: table["baseline"] for table in self.tables.values() for row in table["rows"]
+        }
 
     def pairs(self, experiment: str) -> Iterable[tuple[str, str]]:
-        """Settings to compare: each with its baseline, and those of claims; first ones are its."""
+        """Settings to compare, the first one of the experiment: for tables, and for claims."""
         pairs = [pair for pair in self.baselines.items() if pair[0] != pair[1]]
         pairs += [pair[:2] for claim in self.claims for pair in self.judged(claim).values()]
         return [p for p in dict.fromkeys(pairs) if p[0].partition("/")[0] == experiment]
@@ -168,7 +167,8 @@ def collect(
 ) -> Path:
     """Add finished runs to the committed results; returns their file.
 
-    Runs that are no longer in the folder stay, and comparisons that more seeds were in.
+    Runs that are no longer in the folder stay, and comparisons that more seeds were in; not those
+    that are asked for no more.
 
     Args:
         folder: OUTPUT/EXPERIMENT of run_seeds.py; other experiments are looked for beside it.
@@ -189,7 +189,9 @@ def collect(
                 results.runs[setting, job.seed] = _summary(job, setting in plan.temperatures)
     say(f"{name}: {len(results.runs)} runs, {len(results.runs) - before} of them new")
     read = functools.cache(SavedStatistics.read)
-    for pair in plan.pairs(name):
+    pairs = plan.pairs(name)
+    results.comparisons = {p: found for p, found in results.comparisons.items() if p in pairs}
+    for pair in pairs:
         sides = [{job.seed: job.folder for job in _done(plan.jobs[s], folder)} for s in pair]
         seeds = [seed for seed in sides[0] if seed in sides[1]]
         if len(seeds) < max(1, len(results.comparisons.get(pair, {"seeds": []})["seeds"])):
