@@ -31,9 +31,11 @@ def main() -> int:
         cfg = load_config(args.config_file, args.opts)
         predictor = Predictor(cfg, args.trust_checkpoint, args.allow_partial)
         folder.mkdir(parents=True, exist_ok=True)
+        names = free_names(files)
+        refuse_to_replace(files, [folder / name for name in names])
     labels = Labels.of(cfg.DATASETS.TEST)
-    failed, taken = [], set()
-    for file in tqdm(files, unit="photo"):
+    failed = []
+    for file, name in zip(tqdm(files, unit="photo"), names, strict=True):
         try:
             image = read_image(file)
         except ImageReadError as error:
@@ -41,7 +43,7 @@ def main() -> int:
             tqdm.write(f"not read: {error}")
             continue
         picture = portray(image, predictor(image), labels, args.min_score, args.top)
-        picture.save(folder / free_name(file, taken))
+        picture.save(folder / name)
     print(f"{len(files) - len(failed)} of {len(files)} photos segmented, see {folder}")
     if failed:
         print(f"{len(failed)} could not be read (named above)")
@@ -104,14 +106,27 @@ def portray(
     return side_by_side([picture, chart])
 
 
-def free_name(file: Path, taken: set[str]) -> str:
-    """A PNG name not in `taken`, to which it is added in lower case."""
-    numbered = (f"{file.stem}_{number}.png" for number in itertools.count(2))
-    names = (f"{file.stem}.png", f"{file.stem}_{file.suffix[1:]}.png")
-    # Some file systems do not tell upper from lower case.
-    name = next(n for n in itertools.chain(names, numbered) if n.lower() not in taken)
-    taken.add(name.lower())
-    return name
+def free_names(files: list[Path]) -> list[str]:
+    """A PNG name for each file, no two the same."""
+    taken, found = set(), []
+    for file in files:
+        numbered = (f"{file.stem}_{number}.png" for number in itertools.count(2))
+        names = (f"{file.stem}.png", f"{file.stem}_{file.suffix[1:]}.png")
+        # Some file systems do not tell upper from lower case.
+        name = next(n for n in itertools.chain(names, numbered) if n.lower() not in taken)
+        taken.add(name.lower())
+        found.append(name)
+    return found
+
+
+def refuse_to_replace(inputs: list[Path], outputs: list[Path]) -> None:
+    """
+    Raises:
+        ValueError: an output is the file of an input, by whatever path.
+    """
+    for output in outputs:
+        if output.exists() and any(path.exists() and path.samefile(output) for path in inputs):
+            raise ValueError(f"--output would replace the input {output}: give another folder")
 
 
 if __name__ == "__main__":

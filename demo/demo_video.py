@@ -20,7 +20,7 @@ from visualise import (
     side_by_side,
 )
 
-from demo import add_model_arguments, find_inputs
+from demo import add_model_arguments, find_inputs, refuse_to_replace
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.predictor import VideoPredictor
 from rankseg_m2f.errors import one_line_errors
@@ -33,6 +33,8 @@ def main() -> None:
     args = parse()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with one_line_errors("demo_video"):
+        inputs = find_inputs(args.input) if args.input else [Path(args.video_input)]
+        refuse_to_replace(inputs, [Path(args.output)])
         cfg = load_config(args.config_file, args.opts)
         predictor = VideoPredictor(cfg, args.trust_checkpoint, args.allow_partial)
         result = predictor(tqdm(frames(args), unit="frame", desc="segment"))

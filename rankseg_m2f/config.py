@@ -65,9 +65,12 @@ class Config(CfgNode):
         """Merge ``[KEY, value, ...]`` as given on the command line.
 
         Raises:
-            ValueError: a key without a value.
+            ValueError: a key without a value, or a flag among them.
             KeyError: an unknown key.
         """
+        flags = [word for word in cfg_list if isinstance(word, str) and word.startswith("--")]
+        if flags:
+            raise ValueError(f"flags go before KEY VALUE overrides: move {' '.join(flags)} there")
         if len(cfg_list) % 2:
             raise ValueError(f"override {cfg_list[-1]!r} has no value; write KEY VALUE pairs")
         merged = list(cfg_list)

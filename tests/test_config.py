@@ -78,6 +78,9 @@ def test_mistyped_overrides_are_named():
         get_cfg().merge_from_list(["MODEL.RANKSEG.TOPK"])
     with pytest.raises(ValueError, match="Type mismatch"):
         get_cfg().merge_from_list(["MODEL.RANKSEG.TOPK", "many"])
+    for words in (["SEED", "1", "--resume"], ["SEED", "1", "--num-gpus", "2"]):
+        with pytest.raises(ValueError, match=rf"^flags go before .*: move {words[2]} there"):
+            get_cfg().merge_from_list(words)
 
 
 def test_bases_are_merged(tmp_path):

@@ -131,10 +131,23 @@ def test_the_demo_goes_on_after_files_it_cannot_read(tmp_path, monkeypatch, caps
 
 def test_pictures_of_one_run_do_not_overwrite_each_other():
     files = ["a/x.jpg", "b/x.jpg", "c/x.jpg", "d/x.jpg", "x_2.png", "X.JPG", "x_jpg.jpg", "y", "y"]
-    taken = set()
-    names = [demo.free_name(Path(file), taken) for file in files]
+    names = demo.free_names([Path(file) for file in files])
     assert names[:4] == ["x.png", "x_jpg.png", "x_2.png", "x_3.png"]
-    assert len({name.lower() for name in names}) == len(files) == len(taken)
+    assert len({name.lower() for name in names}) == len(files)
+
+
+def test_the_demo_replaces_no_input(tmp_path, monkeypatch):
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (50, 30), (10, 200, 90)).save(photo)
+    before = photo.read_bytes()
+    (tmp_path / "same").symlink_to(tmp_path)
+    for output in (tmp_path, tmp_path / "same"):
+        arguments = ["demo.py", "--config-file", str(run_demo.DEMO), "--output", str(output)]
+        words = [*arguments, "--input", str(photo), "--opts", *overrides()]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit, match=r"^demo: --output would replace the input .*a\.png"):
+            demo.main()
+    assert photo.read_bytes() == before
 
 
 @pytest.mark.parametrize(

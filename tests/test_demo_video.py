@@ -59,6 +59,17 @@ def call(monkeypatch, *words):
     demo_video.main()
 
 
+@pytest.mark.parametrize("option", ["--input", "--video-input"])
+def test_no_input_is_replaced(tmp_path, monkeypatch, option):
+    file = tmp_path / "in.mp4"
+    file.write_bytes(b"a video")
+    with pytest.raises(
+        SystemExit, match=r"^demo_video: --output would replace the input .*in\.mp4"
+    ):
+        call(monkeypatch, option, file, "--output", file)
+    assert file.read_bytes() == b"a video"
+
+
 def test_frames_become_a_video_and_a_video_becomes_another(folder, tmp_path, monkeypatch, capsys):
     first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
     call(monkeypatch, "--input", folder, "--output", first, "--fps", "5")

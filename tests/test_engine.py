@@ -444,6 +444,42 @@ def test_weights_without_training_state_start_at_the_beginning(scenes, tmp_path,
     assert trainer.start_iter == 0
 
 
+def test_random_weights_are_not_judged_as_those_of_a_run(scenes, tmp_path, monkeypatch):
+    """Nor do their results replace the run's."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    words = ["train_net.py", "--eval-only", "--config-file", str(DEMO)]
+    settings = [*SMALL, "OUTPUT_DIR", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, "--resume", *settings])
+    with pytest.raises(
+        SystemExit, match=r"--resume: no checkpoint in .*, and MODEL\.WEIGHTS names"
+    ):
+        engine.run()
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    monkeypatch.setattr(sys, "argv", [*words, *settings])
+    with pytest.raises(SystemExit, match=r"MODEL\.WEIGHTS is empty, and results of random weights"):
+        engine.run()
+    assert not (tmp_path / "inference").exists()
+
+
+def test_a_finished_run_can_be_made_longer(scenes, tmp_path, monkeypatch, caplog):
+    poly = ("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR")
+    state = Trainer(small_config(scenes, tmp_path, monkeypatch, *poly), seed=0)
+    end = state.scheduler.max_iters
+    state.optimizer.step()
+    for _ in range(end - 1):
+        state.scheduler.step()
+    longer = small_config(scenes, tmp_path, monkeypatch, *poly, "SOLVER.MAX_ITER", str(3 * end))
+    trainer = Trainer(longer, seed=0)
+    trainer.load_state_dict(state.state_dict())
+    assert f"SOLVER.MAX_ITER is {3 * end}, and was {end}" in caplog.text
+    rates = []
+    for _ in range(2 * end):
+        trainer.scheduler.step()
+        rates.append(trainer.scheduler.get_last_lr()[0])
+    # Two thirds of the new schedule are left, so that it is above what the old one ended with.
+    assert rates[0] > state.scheduler.get_last_lr()[0] and rates == sorted(rates, reverse=True)
+
+
 def test_flags_are_detectron2s_and_ours():
     args = argument_parser().parse_args(
         ["--config-file", "a.yaml", "--eval-only", "--num-gpus", "2", "--num-machines", "3",

@@ -265,6 +265,16 @@ def test_small_models_have_a_gradient_for_each_parameter(overrides):
     assert not without
 
 
+def test_a_head_that_does_not_learn_is_named(caplog):
+    cfg = load_case("image_r50_rankseg").cfg.clone()
+    cfg.MODEL.RANKSEG.LOSS_WEIGHT = 0.0
+    build_model(cfg)
+    assert "MODEL.RANKSEG.LOSS_WEIGHT is 0: while training, the multi-label head" in caplog.text
+    cfg.MODEL.RANKSEG.LOSS_WEIGHT = -1.0
+    with pytest.raises(ValueError, match=r"MODEL\.RANKSEG\.LOSS_WEIGHT=-1\.0 must not be negative"):
+        build_model(cfg)
+
+
 def test_kept_labels_have_a_loss():
     case = load_case("image_r50_rankseg")
     inputs = inputs_with_truth(case, [4, 9, 77], masks=True)

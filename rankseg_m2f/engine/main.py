@@ -158,6 +158,7 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
 def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
     with _one_line_errors():
+        _refuse_to_replace_results(cfg, args.resume)
         model, _ = load_model(
             cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
         )
@@ -165,6 +166,22 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
+
+
+def _refuse_to_replace_results(cfg: CfgNode, resume: bool) -> None:
+    """Raise ValueError where random weights would be judged as those of a run, or of --resume."""
+    trained = (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    if cfg.MODEL.WEIGHTS or (resume and trained):
+        return
+    if resume:
+        raise ValueError(
+            f"--resume: no checkpoint in {cfg.OUTPUT_DIR}, and MODEL.WEIGHTS names none"
+        )
+    if trained:
+        raise ValueError(
+            f"MODEL.WEIGHTS is empty, and results of random weights would replace those of the run "
+            f"in {cfg.OUTPUT_DIR}: name a checkpoint, or give --resume for its last one"
+        )
 
 
 def _one_line_errors() -> AbstractContextManager:

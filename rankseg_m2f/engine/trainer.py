@@ -225,7 +225,16 @@ class Trainer(TrainerBase):
                 "the checkpoint's model is a moving average: give the SOLVER.EMA_DECAY it was made "
                 "with, or start from it with MODEL.WEIGHTS and without --resume"
             )
+        planned = getattr(self.scheduler, "max_iters", None)
         super().load_state_dict(state_dict)
+        # The polynomial schedule's end is in its state, too; only before it is it defined.
+        if planned is not None and self.scheduler.max_iters != planned:
+            logger.warning(
+                "SOLVER.MAX_ITER is %d, and was %d: the learning rate goes on by the new schedule",
+                planned,
+                self.scheduler.max_iters,
+            )
+            self.scheduler.max_iters = planned
         self.seed = state_dict["seed"]
         load_optimizer_state(self.optimizer, state_dict["optimizer"])
         # Empty of a run that scaled no losses, as in bfloat16; this run then starts its own scale.

@@ -143,6 +143,13 @@ def rankseg_parts(cfg: CfgNode) -> dict:
         if options.given_scores:
             raise ValueError("MODEL.RANKSEG.SCORES rank nothing while MODEL.RANKSEG.FLAG is False")
         return parts
+    if node.LOSS_WEIGHT < 0:
+        raise ValueError(f"MODEL.RANKSEG.LOSS_WEIGHT={node.LOSS_WEIGHT} must not be negative")
+    if node.LOSS_WEIGHT == 0 and not options.given_scores:
+        logger.warning(
+            "MODEL.RANKSEG.LOSS_WEIGHT is 0: while training, the multi-label head learns nothing "
+            "and labels are ranked at random; the official recipes have 10"
+        )
     predictions = cfg.MODEL.MASK_FORMER.DEC_LAYERS
     if not 0 <= node.QUERY_LAYER < predictions:
         raise ValueError(
