@@ -44,7 +44,15 @@ class Predictor:
         Args:
             trust: unpickle MODEL.WEIGHTS without restriction.
             allow_partial: accept weights that lack parts of the model.
+
+        Raises:
+            ValueError: labels are ranked by scores of a dataset's images, or see `load_model`.
         """
+        if cfg.MODEL.RANKSEG.SCORES:
+            raise ValueError(
+                "a model with MODEL.RANKSEG.SCORES ranks labels by scores of a dataset's images: "
+                "it cannot be shown on single images"
+            )
         self.model, _ = load_model(cfg, trust=trust, allow_partial=allow_partial)
         self.selection = Selection()
         self.image_format = cfg.INPUT.FORMAT
