@@ -348,5 +348,8 @@ def test_mistakes_are_one_line(tmp_path):
         (a, str(broken.parent)): "is broken, evaluate again",
     }.items():
         assert message in tool.main(["--a", sides[0], "--b", sides[1]])
+    for kind in ("json", "png"):  # below a file
+        words = ["--a", a, "--b", a, "--resamples", "9", f"--{kind}", str(old / f"c.{kind}")]
+        assert old.name in tool.main(words)
     assert "2 or more" in tool.main(["--a", a, "--b", a, "--resamples", "1"])
     assert tool.main(["--a", two, "--b", a, "--dataset", "toy", "--resamples", "9"]) is None

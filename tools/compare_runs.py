@@ -36,14 +36,14 @@ def main(argv: list[str] | None = None) -> str | None:
             arguments.seed,
             arguments.same_models,
         )
+        names = tuple(arguments.names)
+        print(text(compared, names))
+        if arguments.json:
+            write_json(compared, names, arguments)
+        if arguments.png:
+            draw(compared, names, arguments.png)
     except (OSError, ValueError) as error:
         return f"compare_runs: {error}"
-    names = tuple(arguments.names)
-    print(text(compared, names))
-    if arguments.json:
-        write_json(compared, names, arguments)
-    if arguments.png:
-        draw(compared, names, arguments.png)
     return None
 
 
