@@ -37,13 +37,21 @@ def main() -> None:
         refuse_to_replace(inputs, [Path(args.output)])
         cfg = load_config(args.config_file, args.opts)
         predictor = VideoPredictor(cfg, args.trust_checkpoint, args.allow_partial)
-        result = predictor(tqdm(frames(args), unit="frame", desc="segment"))
+        unread = set()
+        result = predictor(tqdm(frames(args, unread), unit="frame", desc="segment"))
         labels = Labels.of(cfg.DATASETS.TEST)
         write_video(
             Path(args.output),
-            draw(tqdm(frames(args), unit="frame", desc="draw"), result, labels, args.min_score),
+            draw(
+                tqdm(frames(args, unread), unit="frame", desc="draw"),
+                result,
+                labels,
+                args.min_score,
+            ),
             args.fps or source_rate(args),
         )
+    for error in sorted(unread):
+        print(f"not read: {error}")
     print(f"Video: {args.output}")
 
 
@@ -60,14 +68,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def frames(args: argparse.Namespace) -> Iterator[np.ndarray]:
+def frames(args: argparse.Namespace, unread: set[str]) -> Iterator[np.ndarray]:
     """(H, W, 3) uint8 RGB, one at a time.
 
+    Args:
+        unread: takes what is said of each file of --input that was passed over.
+
     Raises:
-        ImageReadError: a frame or the video cannot be read.
+        ImageReadError: no frame or video can be read, or a frame has another size than the first.
     """
     if args.input:
-        yield from map(read_image, find_inputs(args.input))
+        yield from image_frames(args.input, unread)
         return
     if not Path(args.video_input).is_file():
         raise ImageReadError(f"{args.video_input}: no such file")
@@ -77,6 +88,28 @@ def frames(args: argparse.Namespace) -> Iterator[np.ndarray]:
         yield frame
     if empty:
         raise ImageReadError(f"{args.video_input}: no frame can be read")
+
+
+def image_frames(inputs: list[str], unread: set[str]) -> Iterator[np.ndarray]:
+    """See `frames`; folders hold other files than images, too."""
+    first = size = None
+    for file in find_inputs(inputs):
+        try:
+            frame = read_image(file)
+        except ImageReadError as error:
+            unread.add(str(error))
+            continue
+        height, width = frame.shape[:2]
+        if size is None:
+            first, size = file, (height, width)
+        if (height, width) != size:
+            raise ImageReadError(
+                f"{file} is {width} x {height}, {first} {size[1]} x {size[0]}: "
+                "frames need the same size"
+            )
+        yield frame
+    if size is None:
+        raise ImageReadError(min(unread, default=f"{', '.join(inputs)}: no file to read"))
 
 
 def video_frames(path: str) -> Iterator[np.ndarray]:

@@ -86,7 +86,9 @@ def semantic_regions(label_map: np.ndarray, ignore_label: int, labels: Labels) -
 
 
 def regions_of(result: dict, labels: Labels, min_score: float = 0.5) -> list[Region]:
-    """Regions of what the model returned: panoptic, else instances, else semantic.
+    """Regions of what the model returned: panoptic, else instances, else semantic, else none.
+
+    A classifier of labels returns a ranking alone.
 
     Args:
         min_score: instances below it are not shown.
@@ -103,6 +105,8 @@ def regions_of(result: dict, labels: Labels, min_score: float = 0.5) -> list[Reg
                 zip(found.pred_masks, found.pred_classes, strict=True)
             )
         ]
+    if "sem_seg" not in result:
+        return []
     label_map = result["sem_seg"].argmax(0).cpu().numpy()
     return semantic_regions(label_map, ignore_label=-1, labels=labels)
 

@@ -116,6 +116,7 @@ def _backends(report: Report) -> None:
     try:
         import torch
 
+        from rankseg_m2f.ops.backends import BACKENDS, choose
         from rankseg_m2f.ops.dispatch import available_backends
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         report.row("unknown", _first_line(error))
@@ -124,11 +125,16 @@ def _backends(report: Report) -> None:
     backends = available_backends(device)
     for name, (usable, reason) in backends.items():
         report.row(name, f"{'works' if usable else 'not usable'}: {reason}")
-    serving = [name for name, (usable, _) in backends.items() if usable]
-    if serving:
-        report.row("used here", f"{serving[0]}, on {device}")
-    else:
+    if not any(usable for usable, _ in backends.values()):
         report.problems.append("no backend of deformable attention works here, see its reasons")
+        return
+    try:
+        chosen = choose("", device, torch.float32).__name__
+    except ValueError as error:
+        report.problems.append(str(error))
+        return
+    used = next(name for name, module in BACKENDS.items() if module == chosen)
+    report.row("used here", f"{used}, on {device}")
 
 
 def _datasets(report: Report) -> None:

@@ -293,7 +293,9 @@ def test_the_tool_writes_verdict_numbers_and_figure(tmp_path, capsys):
     assert tool.main(words) is None
     shown = capsys.readouterr().out
     assert "ours is better by 10.00 ± 0.00" in shown
-    assert "say nothing about other seeds" in shown
+    assert shown.splitlines()[-1] == (
+        "one run on a side: intervals are over images, and say nothing about other seeds"
+    )
     content = json.loads((tmp_path / "c.json").read_text())
     accuracy = next(m for m in content["metrics"] if m["metric"] == "sem_seg/pACC")
     assert accuracy["difference"] == pytest.approx(10) and accuracy["distinguishable"]
@@ -301,6 +303,23 @@ def test_the_tool_writes_verdict_numbers_and_figure(tmp_path, capsys):
     assert tool.main(["--a", a, b, "--b", b, a, "--resamples", "50"]) is None
     shown = capsys.readouterr().out
     assert "± 7.07" in shown and "over 2 and 2 runs" in shown
+
+
+@pytest.mark.parametrize("several", [0, 1])
+def test_one_run_against_two_says_whose_seed_is_left_out(tmp_path, capsys, several):
+    """The seeds of the side with several runs are drawn, so they are in the intervals."""
+    a, b = (write_run(tmp_path / name, shift) for name, shift in (("a", 10), ("b", 0)))
+    sides = [[a], [a]]
+    sides[several].append(b)
+    out = tmp_path / "c.json"
+    words = ["--names", "ours", "theirs", "--resamples", "50", "--json", str(out)]
+    assert tool.main(["--a", *sides[0], "--b", *sides[1], *words]) is None
+    several, one = ("ours", "theirs") if several == 0 else ("theirs", "ours")
+    said = (
+        f"intervals are over images and {several}'s 2 runs; {one} has one, whose seed is not "
+        "accounted for"
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == json.loads(out.read_text())["scope"] == said
 
 
 def test_runs_of_machines_with_the_dataset_elsewhere_pair(tmp_path, capsys):
@@ -329,5 +348,8 @@ def test_mistakes_are_one_line(tmp_path):
         (a, str(broken.parent)): "is broken, evaluate again",
     }.items():
         assert message in tool.main(["--a", sides[0], "--b", sides[1]])
+    for kind in ("json", "png"):  # below a file
+        words = ["--a", a, "--b", a, "--resamples", "9", f"--{kind}", str(old / f"c.{kind}")]
+        assert old.name in tool.main(words)
     assert "2 or more" in tool.main(["--a", a, "--b", a, "--resamples", "1"])
     assert tool.main(["--a", two, "--b", a, "--dataset", "toy", "--resamples", "9"]) is None

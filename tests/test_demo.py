@@ -129,6 +129,19 @@ def test_the_demo_goes_on_after_files_it_cannot_read(tmp_path, monkeypatch, caps
     assert sorted(p.name for p in output.iterdir()) == ["good.png", "good_png.png"]
 
 
+def test_a_classifier_of_labels_is_shown_by_its_ranking(tmp_path, monkeypatch):
+    Image.new("RGB", (60, 40), (10, 200, 90)).save(tmp_path / "photo.jpg")
+    config = run_demo.DEMO.parents[1] / "labels" / "classifier.yaml"
+    arguments = ["demo.py", "--config-file", str(config), "--output", str(tmp_path / "out")]
+    photo = ["--input", str(tmp_path / "photo.jpg")]
+    monkeypatch.setattr(sys, "argv", [*arguments, *photo, "--opts", *overrides()])
+    assert demo.main() == 0
+    drawn = np.asarray(Image.open(tmp_path / "out" / "photo.png"))
+    # The photo as it is, and bars beside it.
+    assert np.ptp(drawn[20:300, 20:500], axis=(0, 1)).max() <= 2
+    assert np.ptp(drawn[:, 520:], axis=(0, 1)).min() > 100
+
+
 def test_pictures_of_one_run_do_not_overwrite_each_other():
     files = ["a/x.jpg", "b/x.jpg", "c/x.jpg", "d/x.jpg", "x_2.png", "X.JPG", "x_jpg.jpg", "y", "y"]
     names = demo.free_names([Path(file) for file in files])
@@ -158,6 +171,7 @@ def test_the_demo_replaces_no_input(tmp_path, monkeypatch):
         (None, ["NO.SUCH.KEY", "1"], "unknown config key 'NO.SUCH.KEY'"),
         (None, ["MODEL.WEIGHTS"], "override 'MODEL.WEIGHTS' has no value"),
         (None, ["MODEL.META_ARCHITECTURE", "Nothing"], "No object named 'Nothing'"),
+        (None, ["MODEL.RANKSEG.SCORES", "('a.npz',)"], "SCORES .* cannot be shown on single"),
     ],
 )
 def test_the_demo_ends_in_a_sentence(tmp_path, monkeypatch, config, options, message):

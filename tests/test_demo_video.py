@@ -81,6 +81,31 @@ def test_frames_become_a_video_and_a_video_becomes_another(folder, tmp_path, mon
     assert "b.mp4" in capsys.readouterr().out
 
 
+def test_other_files_of_a_folder_are_passed_over(folder, tmp_path, monkeypatch, capsys):
+    (folder / ".DS_Store").write_bytes(b"no image")
+    call(monkeypatch, "--input", folder, "--output", tmp_path / "a.mp4")
+    assert len(frames_of(tmp_path / "a.mp4")) == 7
+    (said,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("not read: ")]
+    assert ".DS_Store: not an image" in said
+
+
+@pytest.mark.parametrize(
+    "name, size, message",
+    [
+        ("frames/003.png", (40, 30), r"003\.png is 40 x 30, .*000\.png 60 x 45: frames need the"),
+        ("gone", None, r"gone: no such file"),
+        ("empty", None, r"empty: no file to read"),
+    ],
+)
+def test_frames_that_make_no_video_are_named(folder, tmp_path, monkeypatch, name, size, message):
+    (tmp_path / "empty").mkdir()
+    if size:
+        Image.new("RGB", size).save(tmp_path / name)
+    given = folder if size else tmp_path / name
+    with pytest.raises(SystemExit, match=f"demo_video: .*{message}"):
+        call(monkeypatch, "--input", given, "--output", tmp_path / "a.mp4")
+
+
 @pytest.mark.parametrize(
     "content, message", [(None, "no such file"), (b"no video", "not a video that OpenCV can read")]
 )

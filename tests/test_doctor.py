@@ -191,6 +191,22 @@ def test_no_backend_is_a_problem(monkeypatch):
     assert asked == ["cpu", "cuda"]
 
 
+def test_the_backend_of_the_environment_is_told(monkeypatch):
+    """It decides for all models of the process: the first that works is not what they would use."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("RANKSEG_M2F_MS_DEFORM_ATTN", "torch")
+    report = doctor.Report()
+    doctor._backends(report)
+    assert report.lines[-1].split(maxsplit=2)[2] == "torch, on cpu" and not report.problems
+    for name, reason in (("foo", "is none of native"), ("triton", "cannot serve torch.float32")):
+        monkeypatch.setenv("RANKSEG_M2F_MS_DEFORM_ATTN", name)
+        report = doctor.Report()
+        doctor._backends(report)
+        (problem,) = report.problems
+        assert problem.startswith(f"$RANKSEG_M2F_MS_DEFORM_ATTN: backend {name!r} {reason}")
+        assert not any("used here" in line for line in report.lines)
+
+
 def test_gpus_are_named(monkeypatch):
     class Properties:
         name = "A GPU"

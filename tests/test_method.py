@@ -2,13 +2,16 @@
 
 import json
 import logging
+import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from golden import load_case
+from PIL import Image
 
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.engine.predictor import Predictor, VideoPredictor
@@ -368,14 +371,21 @@ def test_ablations_of_one_kind_differ():
         assert len({tuple(row) for row in rows.values()}) == len(rows)
 
 
-@torch.no_grad()
-def test_predictors_take_a_selection(tmp_path):
+@pytest.fixture(scope="module")
+def predictors(tmp_path_factory):
+    """(of images, of videos), with weights of a golden case."""
     case = load_case("image_r50_rankseg")
-    torch.save({"model": case.model().state_dict()}, tmp_path / "model.pth")
+    path = str(tmp_path_factory.mktemp("predictors") / "model.pth")
+    torch.save({"model": case.model().state_dict()}, path)
     cfg = case.cfg.clone()
-    cfg.merge_from_list(["MODEL.WEIGHTS", str(tmp_path / "model.pth"), "INPUT.MIN_SIZE_TEST", "64"])
-    image = case.inputs[0]["image"].byte().permute(1, 2, 0).numpy()
-    for predict, thing in ((Predictor(cfg), image), (VideoPredictor(cfg), [image] * 2)):
+    cfg.merge_from_list(["MODEL.WEIGHTS", path, "INPUT.MIN_SIZE_TEST", "64"])
+    return Predictor(cfg), VideoPredictor(cfg)
+
+
+@torch.no_grad()
+def test_predictors_take_a_selection(predictors):
+    image = load_case("image_r50_rankseg").inputs[0]["image"].byte().permute(1, 2, 0).numpy()
+    for predict, thing in zip(predictors, (image, [image] * 2), strict=True):
         free = predict(thing)["label_ranking"]
         assert predict(thing, Selection(labels=[5, 6]))["label_ranking"].sort().values.tolist() == [
             5,
@@ -384,3 +394,34 @@ def test_predictors_take_a_selection(tmp_path):
         predict.selection = Selection(deny=[free[0].item()])
         assert free[0] not in predict(thing)["label_ranking"]
         assert free[0] in predict(thing, Selection())["label_ranking"]
+        predict.selection = Selection()
+
+
+COLOUR = np.full((64, 80, 3), 90, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image, error, got",
+    [
+        (COLOUR / np.float32(255), ValueError, "float32 of shape (64, 80, 3)"),
+        (COLOUR.astype(float), ValueError, "float64 of shape (64, 80, 3)"),
+        (COLOUR.astype(np.uint16), ValueError, "uint16 of shape (64, 80, 3)"),
+        (COLOUR[:, :, 0], ValueError, "uint8 of shape (64, 80)"),
+        (COLOUR.repeat(2, axis=2)[:, :, :4], ValueError, "uint8 of shape (64, 80, 4)"),
+        (COLOUR[None], ValueError, "uint8 of shape (1, 64, 80, 3)"),
+        (COLOUR[:0], ValueError, "uint8 of shape (0, 80, 3)"),
+        (Image.fromarray(COLOUR), TypeError, "Image"),
+        (torch.from_numpy(COLOUR), TypeError, "Tensor"),
+        ("photo.jpg", TypeError, "str"),
+    ],
+)
+def test_predictors_take_rgb_of_bytes_alone(predictors, image, error, got):
+    of_images, of_videos = predictors
+    message = f"takes (H, W, 3) uint8 RGB, got {got}; rankseg_m2f.images.read_image reads any image"
+    for call in (
+        lambda: of_images(image),
+        lambda: of_videos([image]),
+        lambda: of_videos([COLOUR, image]),
+    ):
+        with pytest.raises(error, match=re.escape(message)):
+            call()

@@ -7,8 +7,11 @@ import torch
 from conftest import ROOT
 from torch import nn
 
+from rankseg_m2f.engine import predictor
+from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.modeling.pixel.ranked_pixel_head import RankedPixelHead
 from rankseg_m2f.rankseg.head import HEADS
+from rankseg_m2f.rankseg.selection import Selection
 
 K = 9
 
@@ -58,9 +61,38 @@ def test_pixels_of_labels_not_selected_are_ignored():
     assert keeping(images, target)["loss_seg"] > 0
 
 
-def test_readmes_blocks_that_need_no_checkpoint_run():
+def readmes_blocks(of_engine: bool) -> list[str]:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    blocks = [block for block in blocks if "engine" not in block]
+    return [block for block in blocks if ("engine" in block) == of_engine]
+
+
+def test_readmes_example_promises_what_its_config_gives(monkeypatch):
+    calls = []
+
+    def build(cfg):
+        return lambda *inputs: calls.append((cfg, inputs))
+
+    monkeypatch.setattr(predictor, "Predictor", build)
+    monkeypatch.chdir(ROOT)
+    (block,) = readmes_blocks(of_engine=True)
+    exec(block, {"rgb_image": "an image"})
+    (cfg, inputs), (_, (_, selection)) = calls
+    assert inputs == ("an image",)
+    sky = label_names(cfg).index("sky")
+    assert selection == Selection(deny=[sky])
+    test = cfg.MODEL.MASK_FORMER.TEST
+    given = {
+        "sem_seg": test.SEMANTIC_ON,
+        "panoptic_seg": test.PANOPTIC_ON,
+        "instances": test.INSTANCE_ON,
+        "label_ranking": cfg.MODEL.RANKSEG.FLAG,
+    }
+    promised = block.partition("predictor(rgb_image)")[2].partition("#")[2].splitlines()[0]
+    assert promised.strip().split(", ") == [name for name, on in given.items() if on]
+
+
+def test_readmes_blocks_that_need_no_checkpoint_run():
+    blocks = readmes_blocks(of_engine=False)
     assert len(blocks) == 2
     # More ranks than a label map of bytes could tell from 255.
     batch, num_labels, in_channels, kappa = 2, 300, 16, 280
@@ -74,6 +106,8 @@ def test_readmes_blocks_that_need_no_checkpoint_run():
         exec(block, names)
     # Labels stand at the ranks of their ids.
     torch.testing.assert_close(names["selected"], pixel_logits[:, :kappa])
+    # One 1/τ per rank, and nothing else.
+    assert [p.shape for p in names["temperature"].parameters()] == [(kappa,)]
     expected = names["temperature"](pixel_logits[:, :kappa], dim=1)
     torch.testing.assert_close(names["logits"], expected)
     assert torch.equal(names["target"], label_map.where(label_map < kappa, -1))

@@ -125,6 +125,17 @@ def test_weights_must_fill_the_model(tmp_path, cfg, model):
     assert not (tmp_path / "zoo").exists()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_diverged_training_are_not_published(tmp_path, cfg, model, value):
+    state = {name: weight.clone() for name, weight in model.state_dict().items()}
+    name = next(reversed(state))
+    state[name].view(-1)[0] = value
+    torch.save(state, tmp_path / "diverged.pth")
+    with pytest.raises(ValueError, match=rf"diverged\.pth: 1 of {len(state)} .* such as {name}$"):
+        publish(cfg, str(tmp_path / "diverged.pth"), tmp_path / "zoo" / "ade.pth")
+    assert not (tmp_path / "zoo").exists()
+
+
 def test_the_tool_takes_the_config_beside_the_checkpoint(
     tmp_path, cfg, trained, monkeypatch, capsys
 ):
@@ -140,7 +151,7 @@ def test_the_tool_takes_the_config_beside_the_checkpoint(
     with pytest.raises(SystemExit, match=r"publish_checkpoint: .*never replaced"):
         publish_checkpoint.main()
     for content, message in (
-        ("{", "Expecting property"),
+        ("{", r"results\.json is not JSON: Expecting property"),
         ("[1]", r"results\.json holds no metrics"),
     ):
         (tmp_path / "results.json").write_text(content)
@@ -149,6 +160,9 @@ def test_the_tool_takes_the_config_beside_the_checkpoint(
     (tmp_path / "results.json").write_text("{}")
     (trained.parent / "config.yaml").unlink()
     with pytest.raises(SystemExit, match=r"there is no .*config\.yaml: .* --config-file"):
+        publish_checkpoint.main()
+    trained.unlink()
+    with pytest.raises(SystemExit, match=r"there is no checkpoint .*model_final\.pth$"):
         publish_checkpoint.main()
 
 

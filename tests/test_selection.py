@@ -83,8 +83,10 @@ def test_names_stand_for_ids():
     found = Selection.named(NAMES, allow=None, deny=["label 3", 5], force=["label 0"])
     assert found == Selection(deny=[3, 5], force=[0])
     for name, count in (("sky", 0), ("twin", 2)):
-        with pytest.raises(ValueError, match=f"{count} of {K} labels are named '{name}'"):
+        with pytest.raises(ValueError, match=f"{count} of {K} labels are named '{name}'$"):
             Selection.named(NAMES, deny=[name])
+    with pytest.raises(ValueError, match=r"'windw'; did you mean 'wind' or 'window '\?$"):
+        Selection.named(["window ", "sky", "wind"], allow=["windw"])
 
 
 def test_dynamic_kappa_by_hand():

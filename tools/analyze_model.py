@@ -259,9 +259,10 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors("analyze_model"):
         cfg = read_config(arguments.config_file, arguments.overrides)
         analysis = analyze(cfg, tuple(arguments.size), arguments.frames)
+        # First, so that a file that cannot be written does not cost the table.
+        print(table(analysis, arguments.depth))
         if arguments.json is not None:
             write_json(analysis, arguments.depth, arguments.json)
-    print(table(analysis, arguments.depth))
 
 
 if __name__ == "__main__":

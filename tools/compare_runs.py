@@ -36,14 +36,14 @@ def main(argv: list[str] | None = None) -> str | None:
             arguments.seed,
             arguments.same_models,
         )
+        names = tuple(arguments.names)
+        print(text(compared, names))
+        if arguments.json:
+            write_json(compared, names, arguments)
+        if arguments.png:
+            draw(compared, names, arguments.png)
     except (OSError, ValueError) as error:
         return f"compare_runs: {error}"
-    names = tuple(arguments.names)
-    print(text(compared, names))
-    if arguments.json:
-        write_json(compared, names, arguments)
-    if arguments.png:
-        draw(compared, names, arguments.png)
     return None
 
 
@@ -149,7 +149,7 @@ def text(compared: Sequence[Comparison], names: tuple[str, str]) -> str:
         + f"   {c.verdict(names)}"
         for c in compared
     ]
-    return "\n".join([*lines, scope(compared[0])])
+    return "\n".join([*lines, scope(compared[0], names)])
 
 
 def spread(values: Sequence[float]) -> str:
@@ -158,11 +158,17 @@ def spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.2f}"
 
 
-def scope(comparison: Comparison) -> str:
+def scope(comparison: Comparison, names: tuple[str, str]) -> str:
     """What the intervals take into account."""
     runs = [len(values) for values in comparison.values]
-    if min(runs) == 1:
+    if max(runs) == 1:
         return "one run on a side: intervals are over images, and say nothing about other seeds"
+    if min(runs) == 1:
+        several, one = names if runs[1] == 1 else names[::-1]
+        return (
+            f"intervals are over images and {several}'s {max(runs)} runs; {one} has one, "
+            "whose seed is not accounted for"
+        )
     return f"intervals are over images and over {runs[0]} and {runs[1]} runs"
 
 
@@ -175,7 +181,7 @@ def write_json(
         "runs": [[str(folder) for folder in side] for side in (arguments.a, arguments.b)],
         "resamples": arguments.resamples,
         "seed": arguments.seed,
-        "scope": scope(compared[0]),
+        "scope": scope(compared[0], names),
         "metrics": [
             {**asdict(c), "distinguishable": c.distinguishable, "verdict": c.verdict(names)}
             for c in compared

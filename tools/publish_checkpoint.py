@@ -29,16 +29,27 @@ def main() -> None:
     # Flags may follow what the config is overridden with.
     args = parser.parse_intermixed_args()
     with one_line_errors("publish_checkpoint"):
-        metrics = json.loads(args.metrics.read_text("utf-8")) if args.metrics else {}
-        if not isinstance(metrics, dict):
-            raise ValueError(f"{args.metrics} holds no metrics by name")
+        metrics = read_metrics(args.metrics) if args.metrics else {}
         cfg = load_config(args.config_file or beside(args.checkpoint), args.opts)
         written = publish(cfg, args.checkpoint, args.target, metrics, args.trust_checkpoint)
     print(written)
 
 
+def read_metrics(path: Path) -> dict:
+    """A JSON file of metrics by name, such as {task: {metric: value}}."""
+    try:
+        metrics = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path} holds no metrics by name")
+    return metrics
+
+
 def beside(checkpoint: str) -> str:
     """The config.yaml that training left beside a checkpoint."""
+    if "://" not in checkpoint and not Path(checkpoint).exists():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
     path = Path(checkpoint).with_name("config.yaml")
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: name the config with --config-file")

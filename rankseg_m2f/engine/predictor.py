@@ -14,6 +14,23 @@ from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.rankseg.selection import Selection
 
 
+def _checked(image: np.ndarray) -> np.ndarray:
+    """`image` itself: floats in [0, 1], say, would be segmented without a word, and wrongly.
+
+    Raises:
+        TypeError: no NumPy array.
+        ValueError: not (H, W, 3) uint8, or without a pixel.
+    """
+    is_array = isinstance(image, np.ndarray)
+    if is_array and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+        return image
+    got = f"{image.dtype} of shape {image.shape}" if is_array else type(image).__name__
+    raise (ValueError if is_array else TypeError)(
+        f"Predictor takes (H, W, 3) uint8 RGB, got {got}; "
+        "rankseg_m2f.images.read_image reads any image"
+    )
+
+
 class Predictor:
     """The model of a config with MODEL.WEIGHTS, ready for single images.
 
@@ -27,7 +44,15 @@ class Predictor:
         Args:
             trust: unpickle MODEL.WEIGHTS without restriction.
             allow_partial: accept weights that lack parts of the model.
+
+        Raises:
+            ValueError: labels are ranked by scores of a dataset's images, or see `load_model`.
         """
+        if cfg.MODEL.RANKSEG.SCORES:
+            raise ValueError(
+                "a model with MODEL.RANKSEG.SCORES ranks labels by scores of a dataset's images: "
+                "it cannot be shown on single images"
+            )
         self.model, _ = load_model(cfg, trust=trust, allow_partial=allow_partial)
         self.selection = Selection()
         self.image_format = cfg.INPUT.FORMAT
@@ -40,7 +65,12 @@ class Predictor:
         Args:
             image: (H, W, 3) uint8, RGB.
             selection: what is known about this image's labels; None: `self.selection`.
+
+        Raises:
+            TypeError: no NumPy array.
+            ValueError: one of another shape or dtype.
         """
+        image = _checked(image)
         return self.model([self.sample(self.resized(image), image, selection)])[0]
 
     def sample(self, images, original: np.ndarray, selection: Selection | None) -> dict:
@@ -80,9 +110,10 @@ class VideoPredictor(Predictor):
             selection: what is known about this video's labels; None: `self.selection`.
 
         Raises:
-            ValueError: no frame.
+            TypeError: a frame is no NumPy array.
+            ValueError: no frame, or one of another shape or dtype.
         """
-        stream = iter(frames)
+        stream = map(_checked, frames)
         first = next(stream, None)
         if first is None:
             raise ValueError("the video has no frame")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor
 
 from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.metadata import build_metadata
@@ -37,7 +37,7 @@ def publish(
         What was written, as `target` "model.pth" to "model-0123abcd.pth".
 
     Raises:
-        ValueError: another suffix, or weights that do not fill the model.
+        ValueError: another suffix, or weights that do not fill the model or are not finite.
         FileExistsError: the very file is there already.
     """
     if target.suffix not in SUFFIXES:
@@ -46,11 +46,16 @@ def publish(
     there.defrost()
     there.MODEL.WEIGHTS, there.MODEL.DEVICE = source, "cpu"
     model, rest = load_model(there, trust=trust)
+    state = model.state_dict()
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(
+            f"{source}: {len(broken)} of {len(state)} weights are not finite, such as {broken[0]}"
+        )
     metadata = build_metadata(cfg, metrics, rest.get("iteration"))
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        write_weights(temporary, {"model": model.state_dict(), "metadata": metadata})
-        _check(temporary, model)
+        write_weights(temporary, {"model": state, "metadata": metadata})
+        _check(temporary, state)
         named = target.with_name(f"{target.stem}-{_md5(temporary)[:8]}{target.suffix}")
         if named.exists():
             raise FileExistsError(f"{named} is there already, and is never replaced")
@@ -60,9 +65,9 @@ def publish(
     return named
 
 
-def _check(path: Path, model: nn.Module) -> None:
+def _check(path: Path, meant: Mapping[str, Tensor]) -> None:
     """Read a written file back without trust."""
-    written, meant = read_weights(path)["model"], model.state_dict()
+    written = read_weights(path)["model"]
     if written.keys() != meant.keys() or not all(
         torch.equal(written[name], value) for name, value in meant.items()
     ):

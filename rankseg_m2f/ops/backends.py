@@ -34,14 +34,17 @@ def choose(name: str, device_type: str, dtype: torch.dtype) -> ModuleType:
     Raises:
         ValueError: an unknown backend, or one that cannot serve such tensors.
     """
+    origin = "" if name else f"${VARIABLE}: "
     name = name or os.environ.get(VARIABLE, "")
     if not name:
         return _first(device_type, dtype)
     if name not in BACKENDS:
-        raise ValueError(f"backend {name!r} is none of {', '.join(BACKENDS)}")
+        raise ValueError(f"{origin}backend {name!r} is none of {', '.join(BACKENDS)}")
     trouble = _problem(name, device_type, dtype)
     if trouble is not None:
-        raise ValueError(f"backend {name!r} cannot serve {dtype} on {device_type}: {trouble}")
+        raise ValueError(
+            f"{origin}backend {name!r} cannot serve {dtype} on {device_type}: {trouble}"
+        )
     return _module(name)
 
 

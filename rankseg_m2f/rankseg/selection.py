@@ -3,6 +3,7 @@
 Shapes: B clips, K labels, κ ranks.
 """
 
+import difflib
 import operator
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
@@ -68,7 +69,9 @@ class Selection:
         def id_of(label: str | int) -> int:
             found = ids.get(label, []) if isinstance(label, str) else [label]
             if len(found) != 1:
-                raise ValueError(f"{len(found)} of {len(names)} labels are named {label!r}")
+                near = [] if found else difflib.get_close_matches(label, ids)
+                hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+                raise ValueError(f"{len(found)} of {len(names)} labels are named {label!r}{hint}")
             return found[0]
 
         return cls(**{k: v if v is None else [id_of(x) for x in v] for k, v in wishes.items()})
