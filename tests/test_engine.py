@@ -307,6 +307,11 @@ def test_mistakes_are_one_line(scenes, tmp_path, monkeypatch):
     [
         (("MODEL.RANKSEG.TRAIN_SELECTION", "foo"), "'foo'"),
         (("SOLVER.OPTIMIZER", "LION"), "LION"),
+        (
+            ("DATASETS.TEST", "('scenes_panoptic_vall',)"),
+            "'scenes_panoptic_vall' is not registered",
+        ),
+        (("--eval-only", "DATASETS.TEST", "('vall',)"), "'vall' is not registered"),
         (("SOLVER.EMA_DECAY", "1.5"), "EMA_DECAY.*1.5"),
         (("SOLVER.IMS_PER_BATCH", "3", "SOLVER.ACCUMULATION_STEPS", "2"), "IMS_PER_BATCH=3 must"),
         (("--eval-only", "MODEL.META_ARCHITECTURE", "Nothing"), "No object named 'Nothing'"),

@@ -32,7 +32,7 @@ from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.config_files import find_config, read_config
-from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.evaluate import check_evaluation, evaluate
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.files import datasets_root
@@ -158,6 +158,7 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
 def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
     with _one_line_errors():
+        check_evaluation(cfg)
         model, _ = load_model(
             cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
         )
