@@ -354,6 +354,31 @@ def test_datasets_must_agree_on_their_labels(tmp_path):
         engine.check_labels(cfg)
 
 
+def test_broken_files_end_a_run_in_one_line(tmp_path, monkeypatch):
+    name = f"broken_{tmp_path.name}"
+    arguments = write_dataset(tmp_path / "data", [quarters(48, 48, [0, 1, 2, 3])])
+    KINDS["semantic_folder"](name, **arguments["semantic_folder"])
+    words = [*SMALL, "OUTPUT_DIR", str(tmp_path), "DATASETS.TRAIN", (name,), "DATASETS.TEST"]
+    words += [(name,), "INPUT.DATASET_MAPPER_NAME", "mask_former_semantic", "SOLVER.MAX_ITER", "2"]
+    words += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"]
+    monkeypatch.setattr(sys, "argv", ["train_net.py"])
+
+    def end(*flags):
+        with pytest.raises(SystemExit) as ended:
+            engine.main(argument_parser().parse_args(["--config-file", str(DEMO), *flags, *words]))
+        return ended.value.code
+
+    label_map = tmp_path / "data" / "labels" / "000.png"
+    Image.fromarray(quarters(48, 48, [0, 1, 2, 7])).save(label_map)
+    assert end().startswith(f"train_net.py: {label_map}: label 7 is neither below ")
+    assert end("--eval-only").startswith(f"train_net.py: ground truth {label_map} has label 7")
+    Image.fromarray(quarters(46, 48, [0, 1, 2, 3])).save(label_map)
+    picture = tmp_path / "data" / "images" / "000.png"
+    assert end("--eval-only").startswith(f"train_net.py: {picture}: the prediction is (48, 48)")
+    picture.write_bytes(picture.read_bytes()[:50])
+    assert end("--eval-only").startswith(f"train_net.py: {picture}: broken image")
+
+
 def evaluate_by_command(weights, *extra):
     """As train_net.py --eval-only, in this process; results lie beside the weights."""
     words = ["--config-file", str(DEMO), "--eval-only", *SMALL, *extra]
