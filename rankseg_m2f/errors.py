@@ -1,25 +1,35 @@
 """What a user can mend ends a program in one sentence, not in a traceback."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Of files and configs, ours as Detectron2's; what else is raised is a fault of the program.
 USER_ERRORS = (ValueError, KeyError, AssertionError, OSError)
+# PyTorch's loader puts the traceback of its process into the text; "module.Class: text" is last.
+_WORKER = re.compile(r"Caught \w+ in DataLoader worker process .*\n[\w.]+: (?P<said>.+)", re.DOTALL)
 
 
 def sentence(error: Exception) -> str:
     """What an error says; Python would put the text of a KeyError in quotes."""
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    worker = _WORKER.fullmatch(text)
+    return worker["said"].strip() if worker else text
 
 
 @contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
+def one_line_errors(
+    program: str, kinds: tuple[type[Exception], ...] = USER_ERRORS
+) -> Iterator[None]:
     """Turn a user's errors in the block into the end of `program`.
+
+    Args:
+        kinds: those errors.
 
     Raises:
         SystemExit: with the program's name and the error's sentence; the error is its cause.
     """
     try:
         yield
-    except USER_ERRORS as error:
+    except kinds as error:
         raise SystemExit(f"{program}: {sentence(error)}") from error

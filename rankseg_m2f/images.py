@@ -11,6 +11,10 @@ class ImageReadError(ValueError):
     """A file that cannot be read as the image or label map it should be."""
 
 
+class AnnotationError(ValueError):
+    """Files of a dataset that can be read but contradict each other or the config."""
+
+
 def read_image(path: str | os.PathLike, format: str = "RGB", *, upright: bool = True) -> np.ndarray:
     """Any image as 8-bit colour, upright.
 

@@ -213,6 +213,22 @@ def test_a_resumed_run_stops_where_the_whole_one_does(start, tmp_path, scripted)
         assert (folder / "model_best.pth").exists() == (step < 3)
 
 
+def test_an_unknown_metric_loses_no_training(start, tmp_path, monkeypatch):
+    results = {"labels": {"mAP": 1.0, "AP-sky": 2.0, "AP-yes/no": 3.0}}
+    monkeypatch.setattr(trainer_module, "evaluate", lambda cfg, model: results)
+    period = ("TEST.EVAL_PERIOD", "2", "SOLVER.MAX_ITER", "3")
+    wrong = (*STOPPING, *period, "TEST.EARLY_STOPPING.METRIC", "labels/map")
+    with pytest.raises(ValueError, match=r"METRIC='labels/map' is none of labels/mAP$"):
+        start(tmp_path, *wrong).run()
+    assert read_weights(tmp_path / "model_0000001.pth")["iteration"] == 1
+    trainer = start(tmp_path, *STOPPING, *period, resume=True)
+    assert trainer.start_iter == 2
+    # The last evaluation comes after the last checkpoint.
+    with pytest.raises(ValueError, match="is none of"):
+        start(tmp_path, *wrong, resume=True).run()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_the_best_is_kept_without_stopping_too(start, tmp_path, scripted):
     start(tmp_path, *STOPPING, "TEST.EARLY_STOPPING.PATIENCE", "0").run()
     assert len(scripted) == 9  # the last one after training

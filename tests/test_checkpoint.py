@@ -170,6 +170,26 @@ def test_without_resume_weights_alone_are_loaded(tmp_path):
     assert torch.equal(model.weight, other.weight) and not fresh.state_dict()["state"]
 
 
+@pytest.mark.parametrize("tag", ["model_final.pth", ""])
+def test_a_last_checkpoint_that_is_gone_is_named(tmp_path, tag):
+    saver = Checkpointer(nn.Linear(2, 2), tmp_path)
+    for time, name in enumerate(("new", "old")):
+        saver.save(name)
+        os.utime(tmp_path / f"{name}.pth", (1 - time, 1 - time))
+    (tmp_path / "last_checkpoint").write_text(tag)
+    said = "model_final.pth, which is missing" if tag else "no checkpoint"
+    with pytest.raises(
+        FileNotFoundError, match=f"last_checkpoint names {said}: .*such as new.pth$"
+    ):
+        saver.resume_or_load("unused.pth", resume=True)
+    # Without --resume nobody asks.
+    saver.resume_or_load(str(tmp_path / "old.pth"), resume=False)
+    for name in ("new", "old"):
+        (tmp_path / f"{name}.pth").unlink()
+    with pytest.raises(FileNotFoundError, match="none; start without --resume"):
+        saver.resume_or_load("unused.pth", resume=True)
+
+
 def test_the_periodic_hook_saves_and_cleans_up(tmp_path):
     checkpointer = Checkpointer(nn.Linear(2, 2), tmp_path)
     hook = PeriodicCheckpointer(checkpointer, 2, max_iter=6, max_to_keep=1)

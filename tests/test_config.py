@@ -1,5 +1,8 @@
 """Config files: official ones load unchanged, and none runs code."""
 
+import ast
+import re
+
 import pytest
 
 from rankseg_m2f.config import get_cfg
@@ -81,6 +84,47 @@ def test_mistyped_overrides_are_named():
     for words in (["SEED", "1", "--resume"], ["SEED", "1", "--num-gpus", "2"]):
         with pytest.raises(ValueError, match=rf"^flags go before .*: move {words[2]} there"):
             get_cfg().merge_from_list(words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "advice"),
+    [
+        ("DATASETS.TRAIN", "scenes_panoptic_train", "('scenes_panoptic_train',)"),
+        ("DATASETS.TEST", "(a, b)", "('a', 'b')"),
+        ("INPUT.MIN_SIZE_TRAIN", "64", "(64,)"),
+        ("DATASETS.DEFINITIONS", "my.yaml", "('my.yaml',)"),
+    ],
+)
+def test_one_value_for_a_list_is_told_how_to_be_one(key, value, advice, tmp_path):
+    words = rf"^{key} is a list, .*: write \"{re.escape(advice)}\"$"
+    with pytest.raises(ValueError, match=words):
+        get_cfg().merge_from_list([key, value])
+    section, name = key.split(".")
+    with pytest.raises(ValueError, match=rf"^\S*config\.yaml: {words[1:]}"):
+        load(tmp_path, f"{section}:\n  {name}: {value}\n")
+    right = get_cfg()
+    right.merge_from_list([key, advice])
+    assert right.lookup(key) == type(right.lookup(key))(ast.literal_eval(advice))
+    assert load(tmp_path, f"{section}:\n  {name}: {advice}\n").lookup(key) == right.lookup(key)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "7\n", "text\n"])
+def test_a_file_that_is_no_config_is_named(text, tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"odd\.yaml is no config"):
+        get_cfg().merge_from_file(str(path))
+    with pytest.raises(ValueError, match=r"odd\.yaml is no config"):
+        load(tmp_path, "_BASE_: odd.yaml\n")
+
+
+def test_bases_that_cannot_be_read_are_named_with_who_wants_them(tmp_path):
+    with pytest.raises(ValueError, match=r"^\S*config\.yaml: its _BASE_ leads back to itself$"):
+        load(tmp_path, "_BASE_: config.yaml\n")
+    (tmp_path / "b.yaml").write_text("_BASE_: gone.yaml\n")
+    for first in ("b.yaml", "[b.yaml]"):
+        with pytest.raises(FileNotFoundError, match=r"^\S*b\.yaml: its _BASE_ \S*gone\.yaml does"):
+            load(tmp_path, f"_BASE_: {first}\n")
 
 
 def test_bases_are_merged(tmp_path):

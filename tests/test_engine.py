@@ -307,6 +307,11 @@ def test_mistakes_are_one_line(scenes, tmp_path, monkeypatch):
     [
         (("MODEL.RANKSEG.TRAIN_SELECTION", "foo"), "'foo'"),
         (("SOLVER.OPTIMIZER", "LION"), "LION"),
+        (
+            ("DATASETS.TEST", "('scenes_panoptic_vall',)"),
+            "'scenes_panoptic_vall' is not registered",
+        ),
+        (("--eval-only", "DATASETS.TEST", "('vall',)"), "'vall' is not registered"),
         (("SOLVER.EMA_DECAY", "1.5"), "EMA_DECAY.*1.5"),
         (("SOLVER.IMS_PER_BATCH", "3", "SOLVER.ACCUMULATION_STEPS", "2"), "IMS_PER_BATCH=3 must"),
         (("--eval-only", "MODEL.META_ARCHITECTURE", "Nothing"), "No object named 'Nothing'"),
@@ -347,6 +352,31 @@ def test_datasets_must_agree_on_their_labels(tmp_path):
     cfg.DATASETS.TEST = (names[1],)
     with pytest.raises(ValueError, match="label 0 is 'sky' in one and 'person' in the other"):
         engine.check_labels(cfg)
+
+
+def test_broken_files_end_a_run_in_one_line(tmp_path, monkeypatch):
+    name = f"broken_{tmp_path.name}"
+    arguments = write_dataset(tmp_path / "data", [quarters(48, 48, [0, 1, 2, 3])])
+    KINDS["semantic_folder"](name, **arguments["semantic_folder"])
+    words = [*SMALL, "OUTPUT_DIR", str(tmp_path), "DATASETS.TRAIN", (name,), "DATASETS.TEST"]
+    words += [(name,), "INPUT.DATASET_MAPPER_NAME", "mask_former_semantic", "SOLVER.MAX_ITER", "2"]
+    words += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"]
+    monkeypatch.setattr(sys, "argv", ["train_net.py"])
+
+    def end(*flags):
+        with pytest.raises(SystemExit) as ended:
+            engine.main(argument_parser().parse_args(["--config-file", str(DEMO), *flags, *words]))
+        return ended.value.code
+
+    label_map = tmp_path / "data" / "labels" / "000.png"
+    Image.fromarray(quarters(48, 48, [0, 1, 2, 7])).save(label_map)
+    assert end().startswith(f"train_net.py: {label_map}: label 7 is neither below ")
+    assert end("--eval-only").startswith(f"train_net.py: ground truth {label_map} has label 7")
+    Image.fromarray(quarters(46, 48, [0, 1, 2, 3])).save(label_map)
+    picture = tmp_path / "data" / "images" / "000.png"
+    assert end("--eval-only").startswith(f"train_net.py: {picture}: the prediction is (48, 48)")
+    picture.write_bytes(picture.read_bytes()[:50])
+    assert end("--eval-only").startswith(f"train_net.py: {picture}: broken image")
 
 
 def evaluate_by_command(weights, *extra):

@@ -388,6 +388,25 @@ def test_no_prediction_is_the_worst_ap(register, tmp_path, coco):
     assert results["AP"] == results["AP50"] == 0.0
 
 
+@pytest.mark.parametrize("key", ["area", "iscrowd", "segmentation", "image_id"])
+def test_an_instances_json_without_what_ap_needs_is_named(register, tmp_path, coco, key):
+    path = write_instances(tmp_path, coco)
+    content = json.loads(Path(path).read_text())
+    del content["annotations"][1][key]
+    Path(path).write_text(json.dumps(content))
+    name = register(register_fixture, f"test_without_{key}", instances_json=path)
+    with pytest.raises(ValueError, match=rf"instances\.json.* lacks '{key}'"):
+        InstanceEvaluator(name)
+
+
+def test_a_broken_instances_json_is_named(register, tmp_path, coco):
+    path = write_instances(tmp_path, coco)
+    name = register(register_fixture, "test_broken_json", instances_json=path)
+    Path(path).write_text("{")
+    with pytest.raises(ValueError, match=r"instances\.json cannot judge instances: Expecting"):
+        InstanceEvaluator(name)
+
+
 # Labels
 
 

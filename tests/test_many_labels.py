@@ -71,7 +71,7 @@ def test_crops_keep_ids_beyond_a_byte_and_avoid_one_label(many):
 
 def test_label_maps_of_crops_hold_what_does_not_fit_a_byte():
     ids = np.array([[300, 65535], [44, 7]])
-    found = SegmentMap(ids, {300: 300, 44: 44}).label_map(65535)
+    found = SegmentMap(ids, {300: 300, 44: 44}, "a.png").label_map(65535)
     assert found.tolist() == [[300, 65535], [44, 65535]]
     # Detectron2 resizes this type without mixing labels.
     assert found.dtype == np.float64

@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data.transforms import Transform
 from pycocotools import mask as mask_util
 
-from rankseg_m2f.images import label_ids, read_label_map, read_panoptic_map
+from rankseg_m2f.images import AnnotationError, label_ids, read_label_map, read_panoptic_map
 
 # Transforms fill padding of label maps with 255 in each byte.
 _PADDING = 0xFFFFFF
@@ -22,10 +22,12 @@ class SegmentMap:
     Attributes:
         ids: (H, W) segment ids in [0, 2^24 - 1).
         labels: label of each segment id; pixels of other ids are unlabelled.
+        path: of the file that they were read from.
     """
 
     ids: np.ndarray
     labels: dict[int, int]
+    path: str
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,11 +64,6 @@ class ObjectList:
     outlines: list[list | dict]
     ids: list[int] | None = None
 
-    @property
-    def size(self) -> tuple[None, None]:
-        """Outlines do not say."""
-        return None, None
-
     def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
         """Masks after `transforms`; objects left without a pixel are dropped.
 
@@ -94,11 +91,6 @@ class LabelList:
     """
 
     labels: list[int]
-
-    @property
-    def size(self) -> tuple[None, None]:
-        """A list does not say."""
-        return None, None
 
     def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
         """The same labels, with masks of no pixel and themselves as ids."""
@@ -150,7 +142,7 @@ def semantic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentM
     Pixels of `ignore_label` or of less than the offset are unlabelled.
 
     Raises:
-        ValueError: another label outside [0, num_labels), naming the file.
+        AnnotationError: another label outside [0, num_labels), naming the file.
     """
     path = _source(record, "sem_seg_file_name")
     ids = read_label_map(path)
@@ -158,28 +150,28 @@ def semantic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentM
         ids = label_ids(ids, ignore_label, offset, unlabelled=ignore_label)
     labels = [i for i in np.unique(ids).tolist() if i != ignore_label]
     _check_labels(labels, num_labels, path)
-    return SegmentMap(ids, {i: i for i in labels})
+    return SegmentMap(ids, {i: i for i in labels}, path)
 
 
 def panoptic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
     """From a panoptic PNG (`pan_seg_file_name`) and its `segments_info`; crowds are left out.
 
     Raises:
-        ValueError: a label outside [0, num_labels), naming the file.
+        AnnotationError: a label outside [0, num_labels), naming the file.
     """
     path = _source(record, "pan_seg_file_name")
     segments = {
         s["id"]: s["category_id"] for s in record["segments_info"] if not s.get("iscrowd", 0)
     }
     _check_labels(segments.values(), num_labels, path)
-    return SegmentMap(read_panoptic_map(path), segments)
+    return SegmentMap(read_panoptic_map(path), segments, path)
 
 
 def instance_truth(record: dict, ignore_label: int, num_labels: int) -> ObjectList:
     """From COCO instance annotations; crowds are left out.
 
     Raises:
-        ValueError: a label outside [0, num_labels), naming the file.
+        AnnotationError: a label outside [0, num_labels), naming the file.
     """
     objects = [
         a
@@ -198,7 +190,7 @@ def label_truth(record: dict, ignore_label: int, num_labels: int) -> LabelList:
     No image of annotations is read where the record lists what it shows.
 
     Raises:
-        ValueError: a label outside [0, num_labels), naming the file.
+        AnnotationError: a label outside [0, num_labels), naming the file.
     """
     if "segments_info" in record:
         labels = {s["category_id"] for s in record["segments_info"]}
@@ -222,12 +214,12 @@ def any_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap | 
     """From whichever annotation the record has.
 
     Raises:
-        ValueError: none of them.
+        AnnotationError: none of them.
     """
     for key, read in _SOURCES.items():
         if key in record:
             return read(record, ignore_label, num_labels)
-    raise ValueError(f"{record['file_name']} has no ground truth ({', '.join(_SOURCES)})")
+    raise AnnotationError(f"{record['file_name']} has no ground truth ({', '.join(_SOURCES)})")
 
 
 def transform_ids(ids: np.ndarray, transforms: Transform) -> np.ndarray:
@@ -245,7 +237,7 @@ def transform_ids(ids: np.ndarray, transforms: Transform) -> np.ndarray:
 
 def _source(record: dict, key: str):
     if key not in record:
-        raise ValueError(
+        raise AnnotationError(
             f"{record['file_name']} has no {key!r}: this dataset does not fit "
             "INPUT.DATASET_MAPPER_NAME"
         )
@@ -255,7 +247,7 @@ def _source(record: dict, key: str):
 def _check_labels(labels, num_labels: int, path: str) -> None:
     wrong = sorted({k for k in labels if not 0 <= k < num_labels})
     if wrong:
-        raise ValueError(
+        raise AnnotationError(
             f"{path}: label {wrong[0]} is neither below MODEL.SEM_SEG_HEAD.NUM_CLASSES="
             f"{num_labels} nor the ignore label; tools/check_dataset.py lists all such files"
         )

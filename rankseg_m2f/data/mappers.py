@@ -33,7 +33,7 @@ from rankseg_m2f.data.ground_truth import (
     semantic_truth,
 )
 from rankseg_m2f.data.label_augmentation import label_augmentation
-from rankseg_m2f.images import read_image
+from rankseg_m2f.images import AnnotationError, read_image
 from rankseg_m2f.label_scores import LabelScores, image_roots
 
 # Which annotation a mapper reads, and whether it augments by large-scale jitter; one more,
@@ -102,7 +102,7 @@ class ClipReader:
 
         Raises:
             ImageReadError: a file is missing or broken.
-            ValueError: sizes disagree or a label is out of range; the message names the file.
+            AnnotationError: sizes disagree or a label is out of range; the message names the file.
         """
         transforms, size = None, (None, None)
         frames, truths = [], []
@@ -137,7 +137,8 @@ class ClipReader:
         if self.read_truth is None:
             return None
         truth = self.read_truth(record, self.ignore_label, self.num_labels)
-        _check_size(record["file_name"], image, truth.size, "label map")
+        if isinstance(truth, SegmentMap):
+            _check_size(record["file_name"], image, truth.size, f"label map {truth.path}")
         return truth
 
     def _draw(
@@ -171,8 +172,8 @@ class ImageMapper(ClipReader):
 
         Raises:
             ImageReadError: a file is missing or broken.
-            ValueError: sizes disagree, a label is out of range or scores are missing; the message
-                names the file.
+            AnnotationError: sizes disagree or a label is out of range; the message names the file.
+            ValueError: scores are missing.
         """
         clip = self.read([record])
         result = {
@@ -292,7 +293,7 @@ def _ignore_label(names: Sequence[str]) -> int:
 
 def _check_size(path: str, image: np.ndarray, size: tuple, what: str = "dataset's record") -> None:
     if None not in size and tuple(size) != image.shape[:2]:
-        raise ValueError(
+        raise AnnotationError(
             f"{path}: the image has {image.shape[0]} x {image.shape[1]} pixels (height x width), "
-            f"its {what} says {size[0]} x {size[1]}"
+            f"its {what} says {size[0]} x {size[1]}; tools/check_dataset.py lists all such files"
         )

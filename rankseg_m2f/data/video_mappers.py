@@ -18,6 +18,7 @@ from rankseg_m2f.data.mappers import (
     reader_settings,
 )
 from rankseg_m2f.data.video_augmentation import clip_augmentation
+from rankseg_m2f.images import AnnotationError
 
 # Key of a video's record, one entry per frame -> key of an image's record.
 _PER_FRAME = {
@@ -52,10 +53,10 @@ class ClipMapper(ClipReader):
 
         Raises:
             ImageReadError: a file is missing or broken.
-            ValueError: sizes disagree or a label is out of range, naming the file; no frames.
+            AnnotationError: sizes disagree or a label is out of range, naming the file; no frames.
         """
         if not record["file_names"]:
-            raise ValueError(f"video {record['video_id']!r} has no frames")
+            raise AnnotationError(f"video {record['video_id']!r} has no frames")
         chosen = frame_records(record, self.choose_frames(len(record["file_names"])))
         clip = self.read(chosen)
         result = {key: record[key] for key in ("video_id", "clip") if key in record}

@@ -103,6 +103,23 @@ class Checkpointer(DetectionCheckpointer):
         self._load_checkpointables(path, checkpoint, checkpointables)
         return checkpoint
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """`load` the last checkpoint of `save_dir` if `resume` and there is one, else weights.
+
+        Args:
+            path: as `load` takes it, where nothing is resumed.
+
+        Returns:
+            As `load`.
+
+        Raises:
+            FileNotFoundError: `save_dir` has a last_checkpoint that names no file.
+            ValueError, UnsafeCheckpointError: see `load`.
+        """
+        if resume and self.has_checkpoint():
+            self._check_tag()
+        return super().resume_or_load(path, resume=resume)
+
     def save(self, name: str, **extra: object) -> None:
         """Write model, checkpointables and `extra` to `save_dir`/`name`.pth, whole or not at all.
 
@@ -124,6 +141,23 @@ class Checkpointer(DetectionCheckpointer):
         """Note which file `resume_or_load` resumes from."""
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
+
+    def _check_tag(self) -> None:
+        """Raise unless last_checkpoint names a file."""
+        last = self.get_checkpoint_file()
+        if self.path_manager.isfile(last):
+            return
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        # What follows save_dir; empty in an empty file.
+        name = last.removeprefix(os.path.join(self.save_dir, ""))
+        found = f"{tag} names {name}, which is missing" if name else f"{tag} names no checkpoint"
+        others = sorted(self.get_all_checkpoint_files(), key=os.path.getmtime)
+        if others:
+            newest = os.path.basename(others[-1])
+            advice = f"write the name of one of that folder there, such as {newest}"
+        else:
+            advice = "that folder has none; start without --resume"
+        raise FileNotFoundError(f"{found}: {advice}")
 
     def _refuse_misfits(self, path: str, empty: bool) -> None:
         problems = self.report.problems() if self.for_evaluation else []

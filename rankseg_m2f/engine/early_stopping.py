@@ -43,13 +43,16 @@ class BestModel(HookBase):
         """Take in an evaluation; called in every process, with results in the main one.
 
         Raises:
-            ValueError: the metric is not among the results.
+            ValueError: the metric is not among the results; what was trained is saved.
         """
         # Everywhere the same, or processes would end at different steps.
         found = comm.all_gather(flatten_results_dict(results))[0]
         if self.metric not in found:
+            self._keep_training()
+            # Those of single labels, as IoU-sky, may be thousands.
+            known = sorted(name for name in found if "-" not in name.partition("/")[2])
             raise ValueError(
-                f"TEST.EARLY_STOPPING.METRIC={self.metric!r} is none of {', '.join(sorted(found))}"
+                f"TEST.EARLY_STOPPING.METRIC={self.metric!r} is none of {', '.join(known)}"
             )
         value = found[self.metric]
         # NaN, which is what cannot be measured, is no best.
@@ -65,6 +68,13 @@ class BestModel(HookBase):
             self.best,
             self.stale,
         )
+
+    def _keep_training(self) -> None:
+        """Save a checkpoint that --resume goes on from, as the hook behind this one would have."""
+        step = self.trainer.iter
+        # Behind the last step there is model_final.pth.
+        if step < self.trainer.cfg.SOLVER.MAX_ITER:
+            self.trainer.checkpointer.save(f"model_{step:07d}", iteration=step)
 
     def before_train(self) -> None:
         """

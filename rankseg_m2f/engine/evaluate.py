@@ -58,6 +58,22 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
     return next(iter(results.values())) if len(results) == 1 else results
 
 
+def check_evaluation(cfg: CfgNode) -> None:
+    """Build what `evaluate` needs and discard it, so that a mistake is known early.
+
+    Annotations are read, images are not.
+
+    Raises:
+        KeyError: an unregistered dataset.
+        ValueError, FileNotFoundError: annotations or settings with which nothing can be judged.
+    """
+    for name in cfg.DATASETS.TEST:
+        records = load_records([name])
+        build_test_loader(cfg, name, records)
+        folder = Path(cfg.OUTPUT_DIR) / "inference" / name
+        build_evaluator(cfg, name, str(folder), GroundTruth.of(name, records))
+
+
 def _publish(name: str, found: dict[str, dict], folder: Path) -> None:
     """Log the metrics and write them; what could not be measured is null in the file."""
     if not comm.is_main_process():

@@ -32,14 +32,17 @@ from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.config_files import find_config, read_config
-from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.evaluate import check_evaluation, evaluate
 from rankseg_m2f.engine.trainer import Trainer
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.errors import USER_ERRORS, one_line_errors
 from rankseg_m2f.files import datasets_root
+from rankseg_m2f.images import AnnotationError, ImageReadError
 
 logger = logging.getLogger(__name__)
 # Keys of Detectron2's own trainer, which ours does not read -> their defaults.
 _IGNORED = {"TEST.PRECISE_BN.ENABLED": False, "VIS_PERIOD": 0}
+# Of a user's files, met on the way; whatever else ends a run is a fault of the program.
+_DATA_ERRORS = (AnnotationError, ImageReadError)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -151,7 +154,8 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
         trainer.resume_or_load(resume=args.resume)
         trainer.load_data()
-    trainer.run()
+    with _one_line_errors(_DATA_ERRORS):
+        trainer.run()
     return None
 
 
@@ -159,10 +163,12 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
     with _one_line_errors():
         _refuse_to_replace_results(cfg, args.resume)
+        check_evaluation(cfg)
         model, _ = load_model(
             cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
         )
-    results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)
+    with _one_line_errors(_DATA_ERRORS):
+        results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -184,9 +190,11 @@ def _refuse_to_replace_results(cfg: CfgNode, resume: bool) -> None:
         )
 
 
-def _one_line_errors() -> AbstractContextManager:
+def _one_line_errors(
+    kinds: tuple[type[Exception], ...] = USER_ERRORS,
+) -> AbstractContextManager:
     # Several scripts are doors to this module.
-    return one_line_errors(Path(sys.argv[0]).name)
+    return one_line_errors(Path(sys.argv[0]).name, kinds)
 
 
 def run() -> None:

@@ -19,7 +19,7 @@ from rankseg_m2f.data.loader import build_train_loader
 from rankseg_m2f.engine.average import WeightAverage
 from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model
-from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.evaluate import check_evaluation, evaluate
 from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.optimizer import (
     build_optimizer,
@@ -136,11 +136,12 @@ class Trainer(TrainerBase):
             )
 
     def load_data(self) -> None:
-        """Open the stream of batches where `resume_or_load` left off.
+        """Open the stream of batches where `resume_or_load` left off; see that evaluation can run.
 
         Raises:
-            ValueError, KeyError: see `build_train_loader`.
+            ValueError, KeyError, FileNotFoundError: see `build_train_loader`, `check_evaluation`.
         """
+        check_evaluation(self.cfg)
         # The seed of a resumed run is known only now.
         loader = build_train_loader(self.cfg, seed=self.seed)
         loader.seek(self.start_iter * self.steps)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from rankseg_m2f.images import label_ids, read_label_map, read_panoptic_map
+from rankseg_m2f.images import AnnotationError, label_ids, read_label_map, read_panoptic_map
 from rankseg_m2f.label_scores import image_roots, record_key
 
 IGNORED = -1
@@ -128,7 +128,7 @@ class GroundTruth:
         path = record["sem_seg_file_name"]
         label_map = self._labels_of(read_label_map(path))
         if label_map.max(initial=IGNORED) >= self.num_labels:
-            raise ValueError(
+            raise AnnotationError(
                 f"ground truth {path} has label {label_map.max()}, but dataset {self.name!r} has "
                 f"{self.num_labels} labels and ignores {self._ignore_label}"
             )

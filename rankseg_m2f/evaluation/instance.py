@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from pycocotools.cocoeval import COCOeval
@@ -16,6 +17,8 @@ from rankseg_m2f.evaluation.matches import MatchJudge, matches
 from rankseg_m2f.evaluation.streaming import save_statistics
 
 logger = logging.getLogger(__name__)
+# What pycocotools reads of an annotation when it judges.
+_NEEDED = ("id", "image_id", "category_id", "segmentation", "area", "iscrowd")
 
 
 class InstanceEvaluator(COCOEvaluator):
@@ -36,9 +39,23 @@ class InstanceEvaluator(COCOEvaluator):
                 thing_dataset_id_to_contiguous_id.
             output_dir: where predictions and `per_image_instance_{name}.npz` are written; None:
                 nowhere.
+
+        Raises:
+            ValueError: json_file lacks what is needed for AP, or is no json; names file and key.
         """
         output_dir = None if output_dir is None else str(output_dir)
-        super().__init__(name, tasks=("segm",), output_dir=output_dir, use_fast_impl=False)
+        path = MetadataCatalog.get(name).json_file
+        try:
+            super().__init__(name, tasks=("segm",), output_dir=output_dir, use_fast_impl=False)
+        except (KeyError, ValueError) as error:
+            reason = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path} cannot judge instances: {reason}") from error
+        for number, annotation in enumerate(self._coco_api.dataset.get("annotations", [])):
+            if lacks := [key for key in _NEEDED if key not in annotation]:
+                raise ValueError(
+                    f"{path}: number {number} of 'annotations' lacks {lacks[0]!r}, without which "
+                    "there is no AP"
+                )
         ids = self._metadata.thing_dataset_id_to_contiguous_id
         self._dataset_id = {contiguous: dataset for dataset, contiguous in ids.items()}
         self.name = name

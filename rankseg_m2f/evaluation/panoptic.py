@@ -11,6 +11,7 @@ from rankseg_m2f.evaluation.streaming import (
     percent_of,
     sum_by_label,
 )
+from rankseg_m2f.images import AnnotationError
 
 VOID = 0
 _FIELDS = ("iou", "tp", "fp", "fn")
@@ -32,8 +33,9 @@ class PanopticEvaluator(StreamingEvaluator):
         """See `match_segments`.
 
         Raises:
-            ValueError: another size than the ground truth's, a label outside [0, K), or a map and
-                a list that do not name the same segments.
+            AnnotationError: another size than the ground truth's.
+            ValueError: a label outside [0, K), or a map and a list that do not name the same
+                segments.
         """
         predicted, segments = output["panoptic_seg"]
         truth, true_segments = self.truth.segments(file_name)
@@ -42,7 +44,7 @@ class PanopticEvaluator(StreamingEvaluator):
                 truth, true_segments, predicted.cpu().numpy(), segments, self.truth.num_labels
             )
         except ValueError as error:
-            raise ValueError(f"{file_name}: {error}") from error
+            raise type(error)(f"{file_name}: {error}") from error
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Metrics from sums over images."""
@@ -133,10 +135,14 @@ def overlaps(truth: np.ndarray, predicted: np.ndarray) -> dict[tuple[int, int], 
         predicted: non-negative ids, same shape.
 
     Raises:
-        ValueError: the shapes differ, or a negative id.
+        AnnotationError: the shapes differ.
+        ValueError: a negative id.
     """
     if truth.shape != predicted.shape:
-        raise ValueError(f"the prediction is {predicted.shape}, the ground truth {truth.shape}")
+        # Predictions have the image's size.
+        raise AnnotationError(
+            f"the prediction is {predicted.shape}, the ground truth {truth.shape}"
+        )
     base = int(predicted.max()) + 1
     if predicted.min() < 0:
         raise ValueError(f"segment id {predicted.min()} is negative; 0 means no segment")

@@ -12,6 +12,7 @@ from rankseg_m2f.evaluation.streaming import (
     percent_of,
     sum_by_label,
 )
+from rankseg_m2f.images import AnnotationError
 
 
 class SemanticEvaluator(StreamingEvaluator):
@@ -31,7 +32,8 @@ class SemanticEvaluator(StreamingEvaluator):
         """Pixels of each label: `label`, `intersection`, `truth`, `predicted`, all (M,).
 
         Raises:
-            ValueError: another size than the ground truth's, or a label outside [0, K).
+            AnnotationError: another size than the ground truth's.
+            ValueError: a label outside [0, K).
         """
         predicted = output["sem_seg"].argmax(0).cpu().numpy()
         return self.compare(file_name, self.truth.label_map(file_name), predicted)
@@ -39,7 +41,8 @@ class SemanticEvaluator(StreamingEvaluator):
     def compare(self, file_name: str, truth: np.ndarray, predicted: np.ndarray) -> Statistics:
         """`label_pixels` of two (h, w) label maps; raises as `statistics` does."""
         if predicted.shape != truth.shape:
-            raise ValueError(
+            # Predictions have the image's size.
+            raise AnnotationError(
                 f"{file_name}: the prediction is {predicted.shape}, the ground truth {truth.shape}"
             )
         if predicted.max() >= self.truth.num_labels:
