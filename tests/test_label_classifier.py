@@ -277,7 +277,12 @@ def test_scores_of_a_trained_classifier_rank_for_a_segmentor(scenes, tmp_path, m
     expected = torch.from_numpy(given["scores"]).topk(20).indices
     assert np.array_equal(found["ranking"], expected)
     with pytest.raises(ValueError, match=r"no scores for 'val/000000.jpg' in .*scenes_panoptic_tr"):
-        train_net(LABELS / "segmentor.yaml", two, "--eval-only", scores[0], str(files[:1]))
+        train_net(
+            LABELS / "segmentor.yaml",
+            two,
+            "--eval-only",
+            *("MODEL.WEIGHTS", str(two / "model_final.pth"), scores[0], str(files[:1])),
+        )
 
 
 def test_clips_are_classified_too(scenes, tmp_path, monkeypatch):
