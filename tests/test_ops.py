@@ -3,6 +3,7 @@
 Triton's kernels run in its interpreter, in a process of their own (`test_triton_interpreted`).
 """
 
+import importlib
 import logging
 import os
 import subprocess
@@ -305,7 +306,7 @@ def test_layer_starts_by_averaging_rays():
     ids=["compiler", "driver"],
 )
 def test_a_gpu_that_cannot_run_triton_falls_back(monkeypatch, caplog, error, reason):
-    triton = pytest.importorskip("rankseg_m2f.ops.triton")
+    triton = importlib.import_module("rankseg_m2f.ops.triton")
 
     def fail(*_):
         raise error

@@ -4,18 +4,21 @@ import json
 import logging
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
+from torch.utils.data import DataLoader
 
-from rankseg_m2f.data.loader import build_test_loader, is_video, load_records
+from rankseg_m2f.data.loader import build_test_loader, load_records
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.evaluation.build import build_evaluator
-from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.files import replacing
 from rankseg_m2f.modeling.mask_former import MaskFormer
@@ -23,11 +26,49 @@ from rankseg_m2f.modeling.mask_former import MaskFormer
 logger = logging.getLogger(__name__)
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> OrderedDict:
+@dataclass
+class EvaluationSet:
+    """A dataset to evaluate on, loaded once: annotations take seconds to parse, and memory.
+
+    Attributes:
+        folder: of results.
+        truth: its records' ground truth.
+        loader: of its records.
+        judges: evaluators, which nothing has been shown to.
+    """
+
+    name: str
+    folder: Path
+    truth: GroundTruth
+    loader: DataLoader
+    judges: DatasetEvaluators
+
+    @classmethod
+    def of(cls, cfg: CfgNode, name: str) -> "EvaluationSet":
+        """Annotations are read, images are not.
+
+        Raises:
+            KeyError: an unregistered dataset.
+            ValueError, FileNotFoundError: annotations or settings with which nothing can be judged.
+        """
+        folder = Path(cfg.OUTPUT_DIR) / "inference" / name
+        records = load_records([name])
+        truth = GroundTruth.of(name, records)
+        loader = build_test_loader(cfg, name, records)
+        return cls(name, folder, truth, loader, build_evaluator(cfg, name, str(folder), truth))
+
+
+def evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    multi_scale: bool = False,
+    tests: Iterable[EvaluationSet] | None = None,
+) -> OrderedDict:
     """Metrics on DATASETS.TEST, logged and written to OUTPUT_DIR/inference/NAME/results.json.
 
     Args:
         multi_scale: also over the scales and flips of TEST.AUG, under "sem_seg_TTA".
+        tests: the datasets, where they have been loaded; None: those of DATASETS.TEST in turn.
 
     Returns:
         By task, or by dataset and task if there are several datasets; on the main process.
@@ -38,40 +79,19 @@ def evaluate(cfg: CfgNode, model: nn.Module, multi_scale: bool = False) -> Order
     if test.WINDOW and segments:
         model = WindowedModel(bare, test.WINDOW, test.WINDOW_OVERLAP)
     results = OrderedDict()
-    for name in cfg.DATASETS.TEST:
-        folder = Path(cfg.OUTPUT_DIR) / "inference" / name
-        # Loaded once: annotations of a large dataset take seconds to parse, and memory to hold.
-        records = load_records([name])
-        truth = GroundTruth.of(name, records)
-        loader = build_test_loader(cfg, name, records)
-        judges = build_evaluator(cfg, name, str(folder), truth)
-        found = inference_on_dataset(model, loader, judges)
-        _publish(name, found, folder)
-        if multi_scale and segments and truth.has_maps and not is_video(records[0]):
+    for part in tests or (EvaluationSet.of(cfg, name) for name in cfg.DATASETS.TEST):
+        found = inference_on_dataset(model, part.loader, part.judges)
+        _publish(part.name, found, part.folder)
+        video = isinstance(part.truth, VideoTruth)
+        if multi_scale and segments and part.truth.has_maps and not video:
             views = MultiScaleModel(cfg, bare)
-            judge = SemanticEvaluator(name, str(folder / "multi_scale"), truth)
-            again = inference_on_dataset(views, loader, judge)
+            judge = SemanticEvaluator(part.name, str(part.folder / "multi_scale"), part.truth)
+            again = inference_on_dataset(views, part.loader, judge)
             found.update({f"{task}_TTA": metrics for task, metrics in again.items()})
-            _publish(name, found, folder)
+            _publish(part.name, found, part.folder)
         if comm.is_main_process():
-            results[name] = found
+            results[part.name] = found
     return next(iter(results.values())) if len(results) == 1 else results
-
-
-def check_evaluation(cfg: CfgNode) -> None:
-    """Build what `evaluate` needs and discard it, so that a mistake is known early.
-
-    Annotations are read, images are not.
-
-    Raises:
-        KeyError: an unregistered dataset.
-        ValueError, FileNotFoundError: annotations or settings with which nothing can be judged.
-    """
-    for name in cfg.DATASETS.TEST:
-        records = load_records([name])
-        build_test_loader(cfg, name, records)
-        folder = Path(cfg.OUTPUT_DIR) / "inference" / name
-        build_evaluator(cfg, name, str(folder), GroundTruth.of(name, records))
 
 
 def _publish(name: str, found: dict[str, dict], folder: Path) -> None:

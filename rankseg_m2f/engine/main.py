@@ -32,7 +32,7 @@ from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.config_files import find_config, read_config
-from rankseg_m2f.engine.evaluate import check_evaluation, evaluate
+from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import USER_ERRORS, one_line_errors
 from rankseg_m2f.files import datasets_root
@@ -163,12 +163,12 @@ def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
     with _one_line_errors():
         _refuse_to_replace_results(cfg, args.resume)
-        check_evaluation(cfg)
+        tests = [EvaluationSet.of(cfg, name) for name in cfg.DATASETS.TEST]
         model, _ = load_model(
             cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
         )
     with _one_line_errors(_DATA_ERRORS):
-        results = evaluate(cfg, model, multi_scale=cfg.TEST.AUG.ENABLED)
+        results = evaluate(cfg, model, cfg.TEST.AUG.ENABLED, tests)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

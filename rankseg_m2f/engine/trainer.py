@@ -19,7 +19,7 @@ from rankseg_m2f.data.loader import build_train_loader
 from rankseg_m2f.engine.average import WeightAverage
 from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model
-from rankseg_m2f.engine.evaluate import check_evaluation, evaluate
+from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
 from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.optimizer import (
     build_optimizer,
@@ -139,9 +139,11 @@ class Trainer(TrainerBase):
         """Open the stream of batches where `resume_or_load` left off; see that evaluation can run.
 
         Raises:
-            ValueError, KeyError, FileNotFoundError: see `build_train_loader`, `check_evaluation`.
+            ValueError, KeyError, FileNotFoundError: see `build_train_loader`, `EvaluationSet.of`.
         """
-        check_evaluation(self.cfg)
+        # Built and left, so that a mistake is known before hours of training.
+        for name in self.cfg.DATASETS.TEST:
+            EvaluationSet.of(self.cfg, name)
         # The seed of a resumed run is known only now.
         loader = build_train_loader(self.cfg, seed=self.seed)
         loader.seek(self.start_iter * self.steps)

@@ -4,6 +4,7 @@ Shapes: B clips, L feature tokens, K labels, C feature channels, D head width.
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class GroupWiseLinear(nn.Module):
         return (self.W * tokens).sum(-1) + self.b
 
 
-class LabelHead(nn.Module):
+class LabelHead(nn.Module, ABC):
     """ξ of the paper, the part all forms share: one embedding per label, learned or shared.
 
     Args:
@@ -52,6 +53,7 @@ class LabelHead(nn.Module):
         """(1, K, D): the learned ones, or those of (K, shared_channels) handed in."""
         return self.cls_emb if self.share is None else self.share(label_embeddings)[None]
 
+    @abstractmethod
     def forward(self, features: Tensor, label_embeddings: Tensor | None = None) -> Tensor:
         """Presence logits of all labels.
 
@@ -62,7 +64,6 @@ class LabelHead(nn.Module):
         Returns:
             (B, K) float.
         """
-        raise NotImplementedError
 
 
 class MultiLabelHead(LabelHead):
