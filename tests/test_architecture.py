@@ -34,7 +34,9 @@ MAY_IMPORT = {
     "config": {"safe_yaml"},
     "safe_yaml": set(),
     "doctor": {"ops", "data", "engine", "files", "__version__"},
+    "weights": {"data", "files", "revision", "__version__"},
     "engine": {
+        "weights",
         "modeling",
         "rankseg",
         "data",
@@ -44,8 +46,6 @@ MAY_IMPORT = {
         "structures",
         "files",
         "errors",
-        "revision",
-        "__version__",
     },
 }
 # Outside libraries a room must not touch, and the only rooms that may touch some.

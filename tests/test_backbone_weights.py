@@ -12,8 +12,8 @@ from weights_made import arrays, save_pkl, save_pth
 
 import rankseg_m2f.modeling.backbone.swin  # noqa: F401  (registration)
 from rankseg_m2f.config import get_cfg
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.swin_windows import fit_windows
+from rankseg_m2f.weights.checkpoint import Checkpointer
+from rankseg_m2f.weights.swin_windows import fit_windows
 
 RESNET = [
     *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.STEM_TYPE", "basic"),

@@ -14,7 +14,7 @@ from rankseg_m2f.engine.average import WeightAverage
 from rankseg_m2f.engine.early_stopping import build_best_model
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.trainer import Trainer
-from rankseg_m2f.engine.weights_file import read_weights
+from rankseg_m2f.weights.file import read_weights
 
 CLASSIFIER = ROOT / "configs" / "scenes" / "labels" / "classifier.yaml"
 SMALL = {

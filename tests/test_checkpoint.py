@@ -19,12 +19,12 @@ from torch import nn
 from torchvision.models import resnet50
 from weights_made import arrays, save_pkl, save_pth
 
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.key_names import our_names
-from rankseg_m2f.engine.load_report import compare
-from rankseg_m2f.engine.plain_state import plain_state
-from rankseg_m2f.engine.weights_file import write_weights
 from rankseg_m2f.rankseg.temperature import RankTemperature
+from rankseg_m2f.weights.checkpoint import Checkpointer
+from rankseg_m2f.weights.file import write_weights
+from rankseg_m2f.weights.key_names import our_names
+from rankseg_m2f.weights.load_report import compare
+from rankseg_m2f.weights.plain_state import plain_state
 
 R50 = "image_r50_rankseg"
 SWIN = "image_swin_baseline"

@@ -38,8 +38,8 @@ from rankseg_m2f.engine.optimizer import (
     parameter_groups,
 )
 from rankseg_m2f.engine.trainer import Trainer, seed_step
-from rankseg_m2f.engine.weights_file import write_weights
 from rankseg_m2f.images import read_image
+from rankseg_m2f.weights.file import write_weights
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
 VIDEO = ROOT / "configs" / "video_scenes" / "instance" / "demo-rankseg.yaml"

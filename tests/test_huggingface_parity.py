@@ -26,10 +26,10 @@ from transformers import (
 
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import get_cfg
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.huggingface import from_huggingface, is_huggingface, to_huggingface
-from rankseg_m2f.engine.huggingface_export import export
-from rankseg_m2f.engine.key_names import our_names
+from rankseg_m2f.weights.checkpoint import Checkpointer
+from rankseg_m2f.weights.huggingface import from_huggingface, is_huggingface, to_huggingface
+from rankseg_m2f.weights.huggingface_export import export
+from rankseg_m2f.weights.key_names import our_names
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 BACKBONES = {

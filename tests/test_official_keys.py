@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import get_cfg
-from rankseg_m2f.engine.key_names import our_names
+from rankseg_m2f.weights.key_names import our_names
 
 SWIN_L = {
     "MODEL.BACKBONE.NAME": "D2SwinTransformer",

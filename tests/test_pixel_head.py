@@ -8,10 +8,10 @@ from conftest import ROOT
 from torch import nn
 
 from rankseg_m2f.engine import predictor
-from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.modeling.pixel.ranked_pixel_head import RankedPixelHead
 from rankseg_m2f.rankseg.head import HEADS
 from rankseg_m2f.rankseg.selection import Selection
+from rankseg_m2f.weights.metadata import label_names
 
 K = 9
 

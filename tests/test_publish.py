@@ -14,10 +14,10 @@ from golden import load_case
 
 from rankseg_m2f import revision as revision_module
 from rankseg_m2f.config import get_cfg
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.metadata import describe_metadata, label_names
-from rankseg_m2f.engine.publish import publish
-from rankseg_m2f.engine.weights_file import read_weights
+from rankseg_m2f.weights.checkpoint import Checkpointer
+from rankseg_m2f.weights.file import read_weights
+from rankseg_m2f.weights.metadata import describe_metadata, label_names
+from rankseg_m2f.weights.publish import publish
 
 CASE = "image_swin_baseline"
 METRICS = {"sem_seg": {"mIoU": 47.2, "IoU-sky": None}}
@@ -111,7 +111,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path, cfg, tr
     def damaged(*args):
         return {"model": {}}
 
-    monkeypatch.setattr("rankseg_m2f.engine.publish.read_weights", damaged)
+    monkeypatch.setattr("rankseg_m2f.weights.publish.read_weights", damaged)
     with pytest.raises(OSError, match="does not hold what was written"):
         publish(cfg, str(trained), target.with_name("other.pth"))
     assert list(path.parent.iterdir()) == [path] and path.read_bytes() == before

@@ -16,10 +16,10 @@ from test_engine import DEMO, SMALL, VIDEO
 
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.main import load_config
-from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.sweep import Setting, grid, sweep
 from rankseg_m2f.evaluation.errors import OUTCOMES, ErrorEvaluator, pixel_outcomes
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
+from rankseg_m2f.weights.metadata import label_names
 
 VIDEO_SEMANTIC = VIDEO.parent.parent / "semantic" / "demo-rankseg.yaml"
 # Temperatures of κ ranks alone; a scheduled κ has those of K.

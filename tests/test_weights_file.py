@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from weights_made import arrays, save_pkl, save_pth
 
-from rankseg_m2f.engine.checkpoint import Checkpointer
-from rankseg_m2f.engine.safe_pickle import UnsafeCheckpointError
-from rankseg_m2f.engine.weights_file import read_weights, write_weights
+from rankseg_m2f.weights.checkpoint import Checkpointer
+from rankseg_m2f.weights.file import read_weights, write_weights
+from rankseg_m2f.weights.safe_pickle import UnsafeCheckpointError
 
 
 class Call:

@@ -10,11 +10,11 @@ The other way needs no tool: MODEL.WEIGHTS takes such a folder.
 import argparse
 from pathlib import Path
 
-from rankseg_m2f.engine.checkpoint import load_model
-from rankseg_m2f.engine.huggingface_export import export
 from rankseg_m2f.engine.main import load_config
-from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.weights.checkpoint import load_model
+from rankseg_m2f.weights.huggingface_export import export
+from rankseg_m2f.weights.metadata import label_names
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from figures import COLOURS, INK, MARKERS, new_figure, save_figure
 
-from rankseg_m2f.engine.key_names import our_names
-from rankseg_m2f.engine.load_report import temperature_form
-from rankseg_m2f.engine.weights_file import read_weights
 from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.weights.file import read_weights
+from rankseg_m2f.weights.key_names import our_names
+from rankseg_m2f.weights.load_report import temperature_form
 
 _WEIGHT, _BIAS = "ml_norm.weight", "ml_norm.bias"
 # Forms in words.

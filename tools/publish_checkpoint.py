@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 from rankseg_m2f.engine.main import load_config
-from rankseg_m2f.engine.publish import publish
 from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.weights.publish import publish
 
 
 def main() -> None:

@@ -21,12 +21,12 @@ from figures import COLOURS, MARKERS, new_figure, save_figure
 from tabulate import tabulate
 from tqdm import tqdm
 
-from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.sweep import BOTH, Setting, grid, sweep
 from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.evaluation.errors import OUTCOMES
 from rankseg_m2f.files import replacing
+from rankseg_m2f.weights.checkpoint import load_model
 
 SWITCH = {"off": (False,), "on": (True,), "both": BOTH}
 FIELDS = ("kappa", "selection", "temperature", "oracle")

@@ -30,13 +30,13 @@ from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import check_prepared, register_official
 from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
-from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.config_files import find_config, read_config
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import USER_ERRORS, one_line_errors
 from rankseg_m2f.files import datasets_root
 from rankseg_m2f.images import AnnotationError, ImageReadError
+from rankseg_m2f.weights.checkpoint import load_model
 
 logger = logging.getLogger(__name__)
 # Keys of Detectron2's own trainer, which ours does not read -> their defaults.

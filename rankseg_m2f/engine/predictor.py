@@ -9,9 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from rankseg_m2f.data.augmentation import resize_for_test
-from rankseg_m2f.engine.checkpoint import load_model
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.rankseg.selection import Selection
+from rankseg_m2f.weights.checkpoint import load_model
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

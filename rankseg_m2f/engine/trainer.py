@@ -17,15 +17,15 @@ from detectron2.utils import comm
 
 from rankseg_m2f.data.loader import build_train_loader
 from rankseg_m2f.engine.average import WeightAverage
-from rankseg_m2f.engine.checkpoint import Checkpointer
 from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
-from rankseg_m2f.engine.metadata import label_names
 from rankseg_m2f.engine.optimizer import (
     build_optimizer,
     load_optimizer_state,
     max_gradient_norm,
 )
+from rankseg_m2f.weights.checkpoint import Checkpointer
+from rankseg_m2f.weights.metadata import label_names
 
 logger = logging.getLogger(__name__)
 _AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankseg_m2f.engine.safe_pickle import UnsafeCheckpointError, load_arrays
 from rankseg_m2f.files import replacing
+from rankseg_m2f.weights.safe_pickle import UnsafeCheckpointError, load_arrays
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from rankseg_m2f.engine.key_names import our_names
-from rankseg_m2f.engine.load_report import LoadReport, compare
-from rankseg_m2f.engine.metadata import describe_metadata, label_names
-from rankseg_m2f.engine.plain_state import plain_state
-from rankseg_m2f.engine.swin_windows import fit_windows
-from rankseg_m2f.engine.weights_file import read_weights, write_weights
 from rankseg_m2f.files import replacing
+from rankseg_m2f.weights.file import read_weights, write_weights
+from rankseg_m2f.weights.key_names import our_names
+from rankseg_m2f.weights.load_report import LoadReport, compare
+from rankseg_m2f.weights.metadata import describe_metadata, label_names
+from rankseg_m2f.weights.plain_state import plain_state
+from rankseg_m2f.weights.swin_windows import fit_windows
 
 logger = logging.getLogger(__name__)
 

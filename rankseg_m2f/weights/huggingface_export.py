@@ -9,8 +9,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from torch import nn
 
-from rankseg_m2f.engine.huggingface import to_huggingface
-from rankseg_m2f.engine.weights_file import write_weights
+from rankseg_m2f.weights.file import write_weights
+from rankseg_m2f.weights.huggingface import to_huggingface
 
 # Config keys -> the values for which theirs computes what ours does. Theirs knows no others, or
 # computes something else with them.

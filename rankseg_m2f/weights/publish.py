@@ -9,9 +9,9 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from rankseg_m2f.engine.checkpoint import load_model
-from rankseg_m2f.engine.metadata import build_metadata
-from rankseg_m2f.engine.weights_file import read_weights, write_weights
+from rankseg_m2f.weights.checkpoint import load_model
+from rankseg_m2f.weights.file import read_weights, write_weights
+from rankseg_m2f.weights.metadata import build_metadata
 
 SUFFIXES = (".pth", ".safetensors")
 _CHUNK = 1 << 20

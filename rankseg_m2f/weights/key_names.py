@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from rankseg_m2f.engine.huggingface import from_huggingface, is_huggingface
+from rankseg_m2f.weights.huggingface import from_huggingface, is_huggingface
 
 # (their pattern, our name). Rules whose pattern matches a whole name are applied one after the
 # other, until the model knows the name.
