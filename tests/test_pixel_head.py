@@ -68,16 +68,15 @@ def readmes_blocks(of_engine: bool) -> list[str]:
 
 def test_readmes_example_promises_what_its_config_gives(monkeypatch):
     calls = []
-
-    def build(cfg):
-        return lambda *inputs: calls.append((cfg, inputs))
-
-    monkeypatch.setattr(predictor, "Predictor", build)
+    monkeypatch.setattr(predictor, "load_model", lambda cfg, **_: (None, None))
+    monkeypatch.setattr(predictor.Predictor, "__call__", lambda _, *inputs: calls.append(inputs))
     monkeypatch.chdir(ROOT)
     (block,) = readmes_blocks(of_engine=True)
-    exec(block, {"rgb_image": "an image"})
-    (cfg, inputs), (_, (_, selection)) = calls
-    assert inputs == ("an image",)
+    names = {"rgb_image": "an image"}
+    exec(block, names)
+    (image,), (_, selection) = calls
+    assert image == "an image"
+    cfg = names["cfg"]
     sky = label_names(cfg).index("sky")
     assert selection == Selection(deny=[sky])
     test = cfg.MODEL.MASK_FORMER.TEST

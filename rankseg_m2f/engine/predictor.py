@@ -12,6 +12,7 @@ from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.rankseg.selection import Selection
 from rankseg_m2f.weights.checkpoint import load_model
+from rankseg_m2f.weights.metadata import label_names
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
@@ -35,6 +36,7 @@ class Predictor:
     """The model of a config with MODEL.WEIGHTS, ready for single images.
 
     Attributes:
+        label_names: K names, or none where the config's datasets have none.
         selection: what is known about the labels of all inputs to come, such as
             ``Selection(deny=[3])``; a call may say otherwise.
     """
@@ -54,6 +56,7 @@ class Predictor:
                 "it cannot be shown on single images"
             )
         self.model, _ = load_model(cfg, trust=trust, allow_partial=allow_partial)
+        self.label_names = label_names(cfg)
         self.selection = Selection()
         self.image_format = cfg.INPUT.FORMAT
         self.augmentations = T.AugmentationList(resize_for_test(cfg))
