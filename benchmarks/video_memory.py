@@ -57,7 +57,6 @@ def measure(length: int, window: int) -> dict:
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 40
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
-    cfg.TEST.DETECTIONS_PER_IMAGE = 10
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     sample = {"height": SIZE[0], "width": SIZE[1]}

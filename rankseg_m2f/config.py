@@ -206,6 +206,10 @@ def _add_input(cfg: Config) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
+    # (ours) What augmentation moves out of the image stays a target with an empty mask, and a
+    # label for the multi-label head, where the official mappers leave it: those of panoptic
+    # segments and "mask_former_instance". False: only what the image shows is.
+    cfg.INPUT.KEEP_UNSEEN_OBJECTS = True
     # Video: frames per training clip and how far from the first they may lie.
     cfg.INPUT.SAMPLING_FRAME_NUM = 2
     cfg.INPUT.SAMPLING_FRAME_RANGE = 20
@@ -280,8 +284,12 @@ def _add_mask_former(cfg: Config) -> None:
     node.TEST.OBJECT_MASK_THRESHOLD = 0.0
     node.TEST.OVERLAP_THRESHOLD = 0.0
     # Resize masks to the output size before, rather than the semantic map after, inference.
+    # Always so with RankSeg, its oracle and videos, whose official code does not read this key.
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
+    # (ours) Tracks given for a video: the ten of the official code, which does not read
+    # TEST.DETECTIONS_PER_IMAGE there.
+    node.TEST.DETECTIONS_PER_VIDEO = 10
     # (ours) Frames of a video seen at once, and how many of them the next window sees again, to
     # recognise objects; 0: all, as the official code. Memory does not grow with the video then.
     node.TEST.WINDOW = 0

@@ -19,6 +19,7 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.config_files import TABLE, find_config
 from rankseg_m2f.modeling import mask_former
+from rankseg_m2f.modeling.options import build_inference_options
 
 LEAVES = leaves()
 OFFICIAL_PATHS = json.loads((CONFIGS / TABLE).read_text())["paths"]
@@ -98,6 +99,11 @@ def test_says_what_the_official_file_says(name):
     }
     expected = expected_differences(name).items()
     assert different == {key: value for key, value in expected if official[key] != value}
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if "youtubevis" in n or "vspw" in n])
+def test_videos_give_ten_tracks_as_officially(name):
+    assert build_inference_options(load(OFFICIAL_PATHS[name.partition(":")[2]])).max_tracks == 10
 
 
 @pytest.mark.parametrize("name", DEFAULTS)

@@ -93,7 +93,6 @@ def test_masks_cover_the_colour_of_their_label(made, mapper):
         assert image.dtype == torch.uint8 and instances.gt_masks.dtype == torch.bool
         assert image.shape[1:] == instances.gt_masks.shape[1:] == instances.image_size
         assert image.shape[1] >= 64 and image.shape[2] >= 64
-        assert instances.gt_masks.any(dim=(1, 2)).all()
         assert not set(sample) & {"annotations", "segments_info", "sem_seg_file_name"}
         for label, mask in zip(instances.gt_classes.tolist(), instances.gt_masks, strict=True):
             colour = torch.tensor(COLOURS[label + first_thing])
@@ -103,6 +102,32 @@ def test_masks_cover_the_colour_of_their_label(made, mapper):
                 assert (far < 60).float().mean() > 0.85
                 covered += 1
     assert covered > 10
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_a_crop_leaves_out_stays_a_target_where_it_officially_does(made, mapper, keep):
+    dataset = made()(KIND_OF[mapper])
+    cfg = config(dataset, mapper, INPUT__KEEP_UNSEEN_OBJECTS=keep)
+    cfg.INPUT.CROP.SIZE = [8, 8]
+    cfg.INPUT.MIN_SCALE = cfg.INPUT.MAX_SCALE = 4.0
+    cropped = build_mapper(cfg, is_train=True)
+    cfg.INPUT.CROP.ENABLED = False
+    cfg.INPUT.MIN_SCALE = cfg.INPUT.MAX_SCALE = 0.9
+    whole = build_mapper(cfg, is_train=True)
+    unseen = 0
+    random.seed(0), np.random.seed(0)
+    for record in DatasetCatalog.get(dataset) * 3:
+        complete, part = whole(record)["instances"], cropped(record)["instances"]
+        seen = part.gt_masks.any(dim=(1, 2))
+        assert complete.gt_masks.any(dim=(1, 2)).all()
+        if keep and mapper not in ("mask_former_semantic", "coco_instance_lsj"):
+            assert sorted(part.gt_classes.tolist()) == sorted(complete.gt_classes.tolist())
+            unseen += int((~seen).sum())
+        else:
+            assert seen.all()
+            unseen += len(complete) - len(part)
+    assert unseen
 
 
 def test_large_scale_jitter_pads_no_object(made):

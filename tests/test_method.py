@@ -154,7 +154,9 @@ def test_instances_are_of_allowed_labels_alone(name):
     keys = ("INSTANCE_ON", "True", "PANOPTIC_ON", "False")
     keys = [f"MODEL.MASK_FORMER.TEST.{key}" if "ON" in key else key for key in keys]
     # More pairs are asked for than there are with one label.
-    model = case.model(*keys, "TEST.DETECTIONS_PER_IMAGE", "1000")
+    keys += ["TEST.DETECTIONS_PER_IMAGE", "1000"]
+    keys += ["MODEL.MASK_FORMER.TEST.DETECTIONS_PER_VIDEO", "1000"]
+    model = case.model(*keys)
     model = WindowedModel(model, 2, 1) if name == "windows" else model
 
     def labels(selection):

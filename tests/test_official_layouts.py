@@ -138,7 +138,7 @@ def test_every_dataset_is_sound_and_worth_100(registered, name):
     assert {key: flat[key] for key in expected} == pytest.approx(dict.fromkeys(expected, 100))
 
 
-def test_wrong_predictions_are_not_worth_100(registered, monkeypatch):
+def test_wrong_predictions_are_not_worth_100(registered, monkeypatch, caplog):
     """The test above would see a shifted label, a lost object and a lost label."""
     right = perfect.selected_scores, perfect.objects_of, perfect.perfect_labels
     monkeypatch.setattr(perfect, "selected_scores", lambda m: right[0](np.where(m > 0, m - 1, m)))
@@ -157,6 +157,8 @@ def test_wrong_predictions_are_not_worth_100(registered, monkeypatch):
         ("ovis_train", {"segm", "labels"}),
     ):
         assert {key.split("/")[0] for key in imperfections(evaluate_perfectly(name))} == tasks
+    said = [r.getMessage() for r in caplog.records if "not that of Cityscapes" in r.getMessage()]
+    assert len(said) == 1 and "cityscapes_fine_panoptic_val" in said[0]
 
 
 MAPPERS = {

@@ -111,6 +111,20 @@ def test_semantic_map(name):
             assert torch.equal(lean["sem_seg"], full)
 
 
+@pytest.mark.parametrize("name", ["image_r50_rankseg", "image_swin_rankseg_kappaK", "image_r50_gt"])
+def test_semantic_map_where_nothing_else_is_asked_for(name):
+    """RankSeg's model resizes masks first whatever its config says."""
+    case = load_case(name)
+    switches = [f"MODEL.MASK_FORMER.TEST.{task}_ON" for task in ("PANOPTIC", "INSTANCE")]
+    alone = (word for switch in switches for word in (switch, "False"))
+    with torch.no_grad():
+        results = case.model("MODEL.RANKSEG.FULL_SEM_SEG", "True", *alone)(case.inputs)
+    for i, result in enumerate(results):
+        assert not {"panoptic_seg", "instances"} & result.keys()
+        scores = result["sem_seg"][:, ::SEM_SEG_STEP, ::SEM_SEG_STEP]
+        close(scores, case.outputs[f"sem_seg.{i}"], 3e-5)
+
+
 @cases
 def test_panoptic_segments(name):
     case = load_case(name)

@@ -21,8 +21,6 @@ CASES = [
 cases = pytest.mark.parametrize(
     "name", [CASES[0], *(pytest.param(case, marks=pytest.mark.shared) for case in CASES[1:])]
 )
-# The official video code always returns ten.
-TEN = ("TEST.DETECTIONS_PER_IMAGE", "10")
 
 
 @cases
@@ -46,7 +44,7 @@ def test_features_decoder_layers_and_ranks(name):
 def test_instances_as_a_set(name):
     case = load_case(name)
     with torch.no_grad():
-        (result,) = case.model(*TEN)(case.inputs)
+        (result,) = case.model()(case.inputs)
     assert list(result["image_size"]) == case.meta["vid.image_size"]
     assert result["pred_scores"] == sorted(result["pred_scores"], reverse=True)
     scores, labels, masks = (case.outputs[f"vid.{k}"] for k in ("scores", "labels", "masks"))
@@ -81,8 +79,9 @@ def test_semantic_maps():
 @pytest.mark.parametrize("name", ["image_r50_rankseg", "image_r50_baseline"])
 def test_one_frame_through_the_video_path_is_the_image(name):
     case = load_case(name)
-    model = case.model("MODEL.RANKSEG.FULL_SEM_SEG", "True", *TEN)
-    model.inference_options = replace(model.inference_options, panoptic=False)
+    model = case.model("MODEL.RANKSEG.FULL_SEM_SEG", "True")
+    options = model.inference_options
+    model.inference_options = replace(options, panoptic=False, max_tracks=options.max_instances)
     image = case.inputs[0]
     with torch.no_grad():
         (still,) = model([image])
@@ -94,7 +93,7 @@ def test_one_frame_through_the_video_path_is_the_image(name):
 
 def test_batches_of_clips_keep_their_clips_apart():
     case = load_case("video_vis_rankseg_k10")
-    model = case.model(*TEN)
+    model = case.model()
     clip = case.inputs[0]
     other = {**clip, "image": [frame.flip(2) for frame in clip["image"]]}
     with torch.no_grad():

@@ -10,8 +10,6 @@ from pycocotools import mask as coco_mask
 
 from rankseg_m2f.engine.windows import Track, Window, WindowedModel, match, windows
 
-TEN = ("TEST.DETECTIONS_PER_IMAGE", "10")
-
 
 @pytest.mark.parametrize("length", [1, 2, 5, 6, 7, 9, 17])
 @pytest.mark.parametrize("window, overlap", [(2, 1), (5, 2), (6, 5)])
@@ -32,7 +30,7 @@ def decoded(masks, size):
 @pytest.mark.parametrize("ranked", [True, False])
 def test_one_window_gives_what_the_model_gives(ranked):
     case = load_case("video_vis_rankseg_k10")
-    model = case.model(*TEN, "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "True")
+    model = case.model("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "True")
     if not ranked:
         model.rank_options = replace(model.rank_options, selection=False)
     with torch.no_grad():
@@ -50,7 +48,7 @@ def test_one_window_gives_what_the_model_gives(ranked):
 @torch.no_grad()
 def test_output_size_and_empty_videos_are_as_of_the_model():
     case = load_case("video_vis_rankseg_k10")
-    model = case.model(*TEN)
+    model = case.model()
     windowed = WindowedModel(model, window=3, overlap=1)
     bare = {"image": case.inputs[0]["image"]}
     (whole,), (found,) = model([bare]), windowed([bare])
@@ -64,7 +62,7 @@ def test_output_size_and_empty_videos_are_as_of_the_model():
 
 def test_an_object_that_stands_still_stays_one_track():
     case = load_case("video_vis_rankseg_k10")
-    model = case.model(*TEN)
+    model = case.model()
     sample = dict(case.inputs[0])
     sample["image"] = [sample["image"][0]] * 4
     with torch.no_grad():
@@ -98,7 +96,7 @@ def test_matching_is_by_place_and_class():
 
 def test_a_track_without_successor_ends_and_a_new_one_begins():
     case = load_case("video_vis_rankseg_k10")
-    windowed = WindowedModel(case.model(*TEN), window=2, overlap=1)
+    windowed = WindowedModel(case.model(), window=2, overlap=1)
     logits = torch.eye(3) * 9
     gone = Track(logits[0], 1, 0.9, coarse_masks(1)[0], [{"a": 1}, {"b": 2}])
     found = Window(logits[[1]], torch.tensor([0.8]), coarse_masks(6), [[{"c": 3}]])

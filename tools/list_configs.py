@@ -36,6 +36,8 @@ A file holds what is its own; the rest it has from `_BASE_`, a list of files mer
 - `labels`: classifiers of labels alone, and a segmentor that ranks by their scores, the paper's
   single-task scheme (Sec. 3.2).
 - κ: "-" is without RankSeg; "oracle" is told which labels are present.
+- Published AP of Cityscapes is its benchmark's, ours COCO's; what else differs:
+  [docs/OFFICIAL.md](../docs/OFFICIAL.md).
 """
 
 

@@ -34,12 +34,19 @@ class SegmentMap:
         """(H, W)."""
         return self.ids.shape
 
-    def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
-        """Masks after `transforms`; segments left without a pixel are dropped."""
+    def transformed(
+        self, transforms: Transform, size: tuple[int, int], keep_unseen: bool = False
+    ) -> "LabelMasks":
+        """Masks after `transforms`.
+
+        Args:
+            keep_unseen: segments left without a pixel stay, with empty masks.
+        """
         ids = transform_ids(self.ids, transforms)
-        present = [i for i in np.unique(ids).tolist() if i in self.labels]
-        masks = ids == np.asarray(present, dtype=ids.dtype).reshape(-1, 1, 1)
-        return LabelMasks([self.labels[i] for i in present], masks, present)
+        chosen = self.labels if keep_unseen else np.unique(ids).tolist()
+        kept = [i for i in chosen if i in self.labels]
+        masks = ids == np.asarray(kept, dtype=ids.dtype).reshape(-1, 1, 1)
+        return LabelMasks([self.labels[i] for i in kept], masks, kept)
 
     def label_map(self, ignore_label: int) -> np.ndarray:
         """(H, W) labels, `ignore_label` where there is none; uint8 if they fit, else float64,
@@ -64,16 +71,19 @@ class ObjectList:
     outlines: list[list | dict]
     ids: list[int] | None = None
 
-    def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
-        """Masks after `transforms`; objects left without a pixel are dropped.
+    def transformed(
+        self, transforms: Transform, size: tuple[int, int], keep_unseen: bool = False
+    ) -> "LabelMasks":
+        """Masks after `transforms`.
 
         Args:
             size: (h, w).
+            keep_unseen: objects left without a pixel stay, with empty masks.
         """
         masks = np.zeros((len(self.labels), *size), dtype=bool)
         for mask, outline in zip(masks, self.outlines, strict=True):
             mask[:] = _rasterised(outline, transforms, size)
-        kept = np.flatnonzero(masks.any((1, 2)))
+        kept = np.flatnonzero(masks.any((1, 2)) | keep_unseen)
         ids = range(len(masks)) if self.ids is None else self.ids
         return LabelMasks([self.labels[i] for i in kept], masks[kept], [ids[i] for i in kept])
 
@@ -92,7 +102,9 @@ class LabelList:
 
     labels: list[int]
 
-    def transformed(self, transforms: Transform, size: tuple[int, int]) -> "LabelMasks":
+    def transformed(
+        self, transforms: Transform, size: tuple[int, int], keep_unseen: bool = False
+    ) -> "LabelMasks":
         """The same labels, with masks of no pixel and themselves as ids."""
         return LabelMasks(self.labels, np.zeros((len(self.labels), 0, 0), dtype=bool), self.labels)
 

@@ -36,14 +36,14 @@ from rankseg_m2f.data.label_augmentation import label_augmentation
 from rankseg_m2f.images import AnnotationError, read_image
 from rankseg_m2f.label_scores import LabelScores, image_roots
 
-# Which annotation a mapper reads, and whether it augments by large-scale jitter; one more,
-# MULTI_LABEL, is for classifiers.
+# Which annotation a mapper reads, whether it augments by large-scale jitter, and whether what is
+# unseen then stays a target with INPUT.KEEP_UNSEEN_OBJECTS. MULTI_LABEL, for classifiers, is apart.
 MAPPERS = {
-    "mask_former_semantic": (semantic_truth, False),
-    "mask_former_panoptic": (panoptic_truth, False),
-    "mask_former_instance": (instance_truth, False),
-    "coco_instance_lsj": (instance_truth, True),
-    "coco_panoptic_lsj": (panoptic_truth, True),
+    "mask_former_semantic": (semantic_truth, False, False),
+    "mask_former_panoptic": (panoptic_truth, False, True),
+    "mask_former_instance": (instance_truth, False, True),
+    "coco_instance_lsj": (instance_truth, True, False),
+    "coco_panoptic_lsj": (panoptic_truth, True, True),
 }
 _PADDING_COLOUR = 128
 
@@ -75,6 +75,7 @@ class ClipReader:
         num_labels: int,
         ignore_label: int = 255,
         min_side: int = -1,
+        keep_unseen: bool = False,
         label_scores: LabelScores | None = None,
     ):
         """
@@ -82,6 +83,7 @@ class ClipReader:
             read_truth: one of `data.ground_truth`; None for images without ground truth.
             image_format: "RGB" or "BGR".
             min_side: pad right and bottom to at least this side.
+            keep_unseen: objects that augmentation moved out of the image stay, with empty masks.
             label_scores: handed to the model with each record; None: it scores labels itself.
         """
         self.augmentations = T.AugmentationList(augmentations)
@@ -93,6 +95,7 @@ class ClipReader:
         self.num_labels = num_labels
         self.ignore_label = ignore_label
         self.min_side = min_side
+        self.keep_unseen = keep_unseen
         self.label_scores = label_scores
 
     def read(self, records: Sequence[dict]) -> Clip:
@@ -118,7 +121,8 @@ class ClipReader:
             else:
                 image = transforms.apply_image(image)
             if truth is not None:
-                truths.append(self._pad_truth(truth.transformed(transforms, image.shape[:2])))
+                shown = truth.transformed(transforms, image.shape[:2], self.keep_unseen)
+                truths.append(self._pad_truth(shown))
             pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
             frames.append(self._pad(pixels, _PADDING_COLOUR))
         return Clip(size, frames, None if self.read_truth is None else truths)
@@ -217,7 +221,7 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
     if name not in MAPPERS:
         known = ", ".join((*MAPPERS, MULTI_LABEL))
         raise ValueError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {known}")
-    read_truth, jitter = MAPPERS[name]
+    read_truth, jitter, keeps_unseen = MAPPERS[name]
     augmentations = (
         large_scale_jitter(cfg)
         if jitter
@@ -229,6 +233,7 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
         augmentations=augmentations,
         read_truth=read_truth,
         min_side=cfg.INPUT.SIZE_DIVISIBILITY,
+        keep_unseen=keeps_unseen and cfg.INPUT.KEEP_UNSEEN_OBJECTS,
         **settings,
     )
 

@@ -35,7 +35,11 @@ class MultiScaleModel(nn.Module):
         self.train(model.training)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Per image `sem_seg` (K, height, width), from its `file_name`."""
+        """Per image `sem_seg` (K, height, width), from its `file_name`.
+
+        Views are made of the file, not of the image as resized for the test, which has lost what
+        the larger ones could show; the official code makes them of that.
+        """
         return [{"sem_seg": self._scores(x)} for x in batched_inputs]
 
     def _scores(self, sample: dict) -> Tensor:

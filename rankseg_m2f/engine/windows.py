@@ -162,7 +162,7 @@ class WindowedModel(nn.Module):
     ) -> Window:
         """The objects of one window that may be among the best of the video."""
         scores = self.model.class_scores(layer, selected)
-        limit = _CANDIDATES * self.model.inference_options.max_instances
+        limit = _CANDIDATES * self.model.inference_options.max_tracks
         _, query, _ = best_pairs(scores[:, :-1], selected.ids, limit)
         chosen = query.unique()
         logits = layer.mask_logits[0, chosen]
@@ -204,7 +204,7 @@ class WindowedModel(nn.Module):
         ]
         # The weakest of many are forgotten, or memory would grow with the video.
         tracks.sort(key=lambda track: track.score, reverse=True)
-        return tracks[: 4 * _CANDIDATES * self.model.inference_options.max_instances]
+        return tracks[: 4 * _CANDIDATES * self.model.inference_options.max_tracks]
 
     def best(self, tracks: list[Track], selected: SelectedLabels) -> dict:
         """The best (track, label) pairs among the labels selected for the whole video."""
@@ -212,7 +212,7 @@ class WindowedModel(nn.Module):
             return {"pred_scores": [], "pred_labels": [], "pred_masks": []}
         logits = torch.stack([track.logits / track.windows for track in tracks])[None]
         scores = self.model.class_scores(QueryPrediction(logits, logits, None), selected)
-        limit = self.model.inference_options.max_instances
+        limit = self.model.inference_options.max_tracks
         values, track, labels = best_pairs(scores[:, :-1], selected.ids, limit)
         return {
             "pred_scores": values.tolist(),

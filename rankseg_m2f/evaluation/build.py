@@ -79,6 +79,8 @@ def build_evaluator(
             dataset_name,
             " or ".join(SWITCHES[e] for e in EVALUATORS[kind]),
         )
+    if InstanceEvaluator in judged and kind.startswith("cityscapes"):
+        logger.warning("AP of %s is COCO's, not that of Cityscapes' benchmark", dataset_name)
     # Read once: the annotations of a large dataset take seconds to parse.
     truth = GroundTruth.of(dataset_name) if truth is None else truth
     evaluators = []

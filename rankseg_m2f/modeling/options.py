@@ -57,6 +57,7 @@ class InferenceOptions:
     # Resize masks to the output size before semantic inference, not the scores after it.
     masks_first: bool
     max_instances: int
+    max_tracks: int
     thing_ids: set[int]
 
 
@@ -91,11 +92,23 @@ def build_inference_options(cfg: CfgNode) -> InferenceOptions:
         instance=test.INSTANCE_ON,
         object_threshold=test.OBJECT_MASK_THRESHOLD,
         overlap_threshold=test.OVERLAP_THRESHOLD,
-        masks_first=(
-            test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.PANOPTIC_ON or test.INSTANCE_ON
-        ),
+        masks_first=_masks_first(cfg),
         max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+        max_tracks=test.DETECTIONS_PER_VIDEO,
         thing_ids=_thing_ids(cfg),
+    )
+
+
+def _masks_first(cfg: CfgNode) -> bool:
+    """As the official models of images, of RankSeg and of videos each decide it."""
+    test, rankseg = cfg.MODEL.MASK_FORMER.TEST, cfg.MODEL.RANKSEG
+    return (
+        test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
+        or test.PANOPTIC_ON
+        or test.INSTANCE_ON
+        or rankseg.FLAG
+        or rankseg.USE_GT
+        or cfg.MODEL.META_ARCHITECTURE == "VideoMaskFormer"
     )
 
 

@@ -88,7 +88,7 @@ class ResultMaker:
                 results["sem_seg"] = LabelMaps(torch.stack([frame.argmax(0) for frame in frames]))
         if options.instance:
             results |= inference.video_instances(
-                class_scores[:, :-1], label_ids, mask_logits, sizes, options.max_instances
+                class_scores[:, :-1], label_ids, mask_logits, sizes, options.max_tracks
             )
         return results
 
