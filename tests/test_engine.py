@@ -118,6 +118,7 @@ def test_every_parameter_has_the_official_settings(case):
     cfg = load_case(case).cfg.clone()
     cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.05, 0.01
     cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.MLHEAD_MULTIPLIER = 0.1, 0.5
+    cfg.MODEL.SWIN.APE = True
     model = build_model(cfg)
     settings = {
         parameter: (group["lr"], group["weight_decay"])

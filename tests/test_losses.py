@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from detectron2.utils import comm
 from golden import losses
 
+from rankseg_m2f.config import get_cfg
 from rankseg_m2f.layers import points as points_module
 from rankseg_m2f.layers.points import sample_masks, sample_points, uncertain_points
 from rankseg_m2f.modeling.criterion import SetCriterion, dice_loss, mask_cross_entropy
 from rankseg_m2f.modeling.mask_former import ranked_targets
 from rankseg_m2f.modeling.matcher import HungarianMatcher
+from rankseg_m2f.modeling.options import build_criterion
 from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.loss import asymmetric_loss
 from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
@@ -74,10 +77,45 @@ def test_matching_costs_and_assignment(case, monkeypatch):
         assert found == set(zip(src.tolist(), tgt.tolist(), strict=True))
 
 
+def test_each_weight_is_of_its_cost(monkeypatch):
+    cfg = get_cfg()
+    node = cfg.MODEL.MASK_FORMER
+    node.CLASS_WEIGHT, node.MASK_WEIGHT, node.DICE_WEIGHT = 2.0, 3.0, 7.0
+    criterion = build_criterion(cfg)
+    assert criterion.weights == {"loss_ce": 2.0, "loss_mask": 3.0, "loss_dice": 7.0}
+    golden, case = losses(), "matcher_image"
+    layer = prediction(golden[f"{case}.pred_logits"], golden[f"{case}.pred_masks"])
+    target = targets_of(case)[0]
+
+    def cost(matcher):
+        monkeypatch.setattr(matcher, "points", lambda device: golden[f"{case}.coords.0"])
+        return matcher.cost(layer, 0, target)
+
+    alone = [cost(HungarianMatcher(*row, num_points=256)) for row in torch.eye(3).tolist()]
+    expected = 2 * alone[0] + 3 * alone[1] + 7 * alone[2]
+    close(cost(criterion.matcher), expected, absolute=1e-5)
+
+
+def test_masks_are_counted_over_processes_and_never_less_than_one(monkeypatch):
+    criterion = build_criterion(get_cfg())
+    monkeypatch.setattr(comm, "get_world_size", lambda: 4)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(3))
+    for objects, expected in ((0, 1.0), (1, 1.0), (9, 3.0)):
+        masks = torch.zeros(objects, 1, 4, 4, dtype=torch.bool)
+        targets = [ClipTargets(torch.zeros(objects, dtype=torch.int64), masks)]
+        assert criterion.num_masks(targets).item() == expected
+
+
 def test_uncertain_points(monkeypatch):
     golden = losses()
     draws = iter([golden["uncertain.rand_over"], golden["uncertain.rand_rest"]])
-    monkeypatch.setattr(torch, "rand", lambda *size, device: next(draws))
+
+    def drawn(*size, device):
+        points = next(draws)
+        assert points.shape == size
+        return points
+
+    monkeypatch.setattr(torch, "rand", drawn)
     logits = golden["uncertain.mask_logits"]
     points = uncertain_points(logits, 64, 3.0, 0.75)
     for ours, official in zip(points, golden["uncertain.coords"], strict=True):
