@@ -4,6 +4,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+
+class UserError(ValueError):
+    """Something the user can fix: a file, a config key, a flag.
+
+    Its sentence names the file, the record or key, and the remedy. Raised only where we check.
+    """
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that must exist and does not."""
+
+
 # Of files and configs, ours as Detectron2's; what else is raised is a fault of the program.
 USER_ERRORS = (ValueError, KeyError, AssertionError, OSError)
 # PyTorch's loader puts the traceback of its process into the text; "module.Class: text" is last.

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from rankseg_m2f.errors import UserError
 
-class ImageReadError(ValueError):
+
+class ImageReadError(UserError):
     """A file that cannot be read as the image or label map it should be."""
 
 
-class AnnotationError(ValueError):
+class AnnotationError(UserError):
     """Files of a dataset that can be read but contradict each other or the config."""
 
 

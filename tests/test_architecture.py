@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "layers": {"ops"},
     "structures": set(),
     "modeling": {"rankseg", "layers", "structures"},
-    "images": set(),
+    "images": {"errors"},
     "files": set(),
     "label_scores": set(),
     "errors": set(),
