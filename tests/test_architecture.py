@@ -12,7 +12,7 @@ PACKAGE = ROOT / "rankseg_m2f"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [
     path
-    for folder in ("rankseg_m2f", "datasets", "demo", "tools", "benchmarks")
+    for folder in ("rankseg_m2f", "datasets", "demo", "tools", "benchmarks", "research")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 SOURCES += sorted(ROOT.glob("*.py"))
