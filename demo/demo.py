@@ -13,7 +13,7 @@ from visualise import Labels, draw_ranking, draw_regions, regions_of, scaled_to_
 
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.predictor import Predictor
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.errors import UserError, one_line_errors
 from rankseg_m2f.images import ImageReadError, read_image
 
 # Longer sides of the images written, pixels; thin images are not blown up without bound.
@@ -122,11 +122,11 @@ def free_names(files: list[Path]) -> list[str]:
 def refuse_to_replace(inputs: list[Path], outputs: list[Path]) -> None:
     """
     Raises:
-        ValueError: an output is the file of an input, by whatever path.
+        UserError: an output is the file of an input, by whatever path.
     """
     for output in outputs:
         if output.exists() and any(path.exists() and path.samefile(output) for path in inputs):
-            raise ValueError(f"--output would replace the input {output}: give another folder")
+            raise UserError(f"--output would replace the input {output}: give another folder")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import atexit
-import logging
 import os
 import re
 import sys
@@ -125,15 +124,6 @@ def errors_for_parent() -> Iterator[None]:
             raise
         _show_if_debugging(error)
         raise ProcessEndedError(said) from None
-
-
-class UserErrorFilter(logging.Filter):
-    """Keeps tracebacks of a user's mistakes out of a log that the terminal shows."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown."""
-        error = record.exc_info[1] if record.exc_info else None
-        return debugging() or error is None or user_sentence(error) is None
 
 
 def debugging() -> bool:

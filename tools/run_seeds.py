@@ -31,7 +31,8 @@ from experiment import ROOT, Experiment, Job, check_overrides
 from tabulate import tabulate
 
 from rankseg_m2f.doctor import cpu_name
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.engine.outputs import check_folder
+from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.files import replacing
 from rankseg_m2f.revision import revision
 
@@ -48,8 +49,10 @@ def main(argv: list[str] | None = None) -> str | None:
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time on the CPU")
     parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
+    add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     with one_line_errors("run_seeds"):
+        check_folder(arguments.output, "--output")
         experiment = Experiment.read(arguments.experiment)
         check_overrides(experiment)
         slots = devices(arguments.jobs, arguments.cpu)
@@ -73,10 +76,10 @@ def devices(jobs: int, cpu: bool = False) -> list[str]:
     """A slot for each run at a time: CUDA_VISIBLE_DEVICES of the run, "" for the CPU.
 
     Raises:
-        ValueError: fewer than 1 job.
+        UserError: fewer than 1 job.
     """
     if jobs < 1:
-        raise ValueError(f"--jobs {jobs} must be 1 or more")
+        raise UserError(f"--jobs {jobs} must be 1 or more")
     import torch
 
     count = 0 if cpu else torch.cuda.device_count()
@@ -90,15 +93,15 @@ def finished(job: Job) -> bool:
     """Whether the run's result is there.
 
     Raises:
-        ValueError: that of another run is, or was begun.
+        UserError: that of another run is, or was begun.
     """
     for name in (_RESULT, _STARTED):
         path = job.folder / name
         if path.is_file():
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = read_json(path)
             changed = [k for k, v in job.description().items() if there.get(k) != v]
             if changed:
-                raise ValueError(
+                raise UserError(
                     f"{path} is of another run ({', '.join(changed)} changed): choose another name "
                     f"for the experiment or setting, or remove {job.folder}"
                 )
