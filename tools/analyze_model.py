@@ -76,7 +76,8 @@ def analyze(cfg: Config, size: tuple[int, int] = (640, 640), frames: int = 1) ->
         frames: T of the clip; 1 is an image.
 
     Raises:
-        UserError: a size or number of frames below 1, a config that makes no model, or one without the method `infer`.
+        UserError: a size or number of frames below 1, a config that makes no model, or a model
+            without the method `infer`.
     """
     if min(*size, frames) < 1:
         raise UserError(f"size {size[0]} x {size[1]} and {frames} frames must be 1 or more")

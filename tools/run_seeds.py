@@ -58,18 +58,23 @@ def main(argv: list[str] | None = None) -> str | None:
         slots = devices(arguments.jobs, arguments.cpu)
         output = arguments.output.resolve()
         jobs = [*experiment.jobs(output), *experiment.evaluations(output)]
-        waiting = [job for job in jobs if not finished(job)]
+        failures = run_jobs(jobs, slots)
+        done = [job for job in jobs if finished(job)]
+        if done:
+            collect(done, arguments.output / experiment.name / "results.csv")
+    for job, reason in failures.items():
+        print(f"FAILED: {job.name}: {reason}")
+    return f"run_seeds: {len(failures)} of {len(jobs)} runs failed" if failures else None
+
+
+def run_jobs(jobs: Sequence[Job], slots: Sequence[str]) -> dict[Job, str]:
+    """Run those that are not finished, evaluations last; the reasons of those that failed."""
+    waiting = [job for job in jobs if not finished(job)]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished; devices: {slots}")
     failures = Queue([job for job in waiting if not job.weights], slots).run()
     untrained = {job.folder for job in failures}
     ready = [job for job in waiting if job.weights and job.weights.parent not in untrained]
-    failures |= Queue(ready, slots).run()
-    done = [job for job in jobs if finished(job)]
-    if done:
-        collect(done, arguments.output / experiment.name / "results.csv")
-    for job, reason in failures.items():
-        print(f"FAILED: {job.name}: {reason}")
-    return f"run_seeds: {len(failures)} of {len(jobs)} runs failed" if failures else None
+    return failures | Queue(ready, slots).run()
 
 
 def devices(jobs: int, cpu: bool = False) -> list[str]:
@@ -108,6 +113,17 @@ def finished(job: Job) -> bool:
             if name == _RESULT:
                 return True
     return False
+
+
+def read_json(path: Path) -> dict:
+    """
+    Raises:
+        UserError: broken, as on a disk that was full.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): remove it to repeat the run") from error
 
 
 @dataclass
@@ -235,7 +251,7 @@ def environment(device: str, slots: int) -> dict[str, str]:
 def read_metrics(folder: Path) -> dict[str, dict]:
     """{dataset: {task: {metric: value}}} of the final evaluation."""
     paths = sorted(folder.glob("inference/*/results.json"))
-    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.parent.name: read_json(path) for path in paths}
 
 
 def device_name(device: str) -> str:
@@ -254,7 +270,7 @@ def collect(jobs: Sequence[Job], path: Path) -> None:
     """Write mean and deviation over seeds of each setting's metrics, and print some of them."""
     values: dict[tuple[str, str], list[float]] = {}
     for job in jobs:
-        result = json.loads((job.folder / _RESULT).read_text(encoding="utf-8"))
+        result = read_json(job.folder / _RESULT)
         for dataset, tasks in result["metrics"].items():
             for task, metrics in tasks.items():
                 for metric, value in metrics.items():

@@ -12,8 +12,8 @@ import rankseg_m2f.modeling.mask_former  # noqa: F401
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.errors import UserError, require_one_of
-from rankseg_m2f.ops import backends
 from rankseg_m2f.modeling.masked_decoder import TRANSFORMER_DECODER_REGISTRY
+from rankseg_m2f.ops import backends
 
 # Values of metadata's evaluator_type for datasets of videos.
 _OF_VIDEOS = ("ytvis", "vspw")
