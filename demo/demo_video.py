@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     inputs = find_inputs(args.input) if args.input else [Path(args.video_input)]
     target = output_file(args.output, input_name(args))
     refuse_to_replace(inputs, [target])
+    if args.video_input and not Path(args.video_input).is_file():
+        raise ImageReadError(f"{args.video_input}: no such file")
     rate = args.fps or source_rate(args)
     check_writable(target, rate)
     cfg = load_config(args.config_file, args.opts)
@@ -135,8 +137,6 @@ def frames(args: argparse.Namespace, unread: set[str]) -> Iterator[np.ndarray]:
     if args.input:
         yield from image_frames(args.input, unread)
         return
-    if not Path(args.video_input).is_file():
-        raise ImageReadError(f"{args.video_input}: no such file")
     empty = True
     for frame in video_frames(args.video_input):
         empty = False
@@ -210,7 +210,9 @@ def source_rate(args: argparse.Namespace) -> float:
 
     if not args.video_input:
         return 8.0
-    return cv2.VideoCapture(args.video_input).get(cv2.CAP_PROP_FPS) or 8.0
+    rate = cv2.VideoCapture(args.video_input).get(cv2.CAP_PROP_FPS)
+    # Where OpenCV does not know, 0, NaN or -1.
+    return rate if 0 < rate < float("inf") else 8.0
 
 
 def draw(

@@ -17,6 +17,8 @@ from rankseg_m2f.ops import backends
 
 # Values of metadata's evaluator_type for datasets of videos.
 _OF_VIDEOS = ("ytvis", "vspw")
+_FLIPS = ("none", "horizontal", "vertical", "flip_by_clip")
+_CROPS = ("absolute", "absolute_range", "relative", "relative_range")
 _RESNETS = (18, 34, 50, 101, 152)
 # Keys that must be whole numbers or shares from this value on.
 _LEAST = {
@@ -112,6 +114,29 @@ def _check_registered(cfg: CfgNode, key: str, registry: Registry) -> None:
 def _check_stages(cfg: CfgNode, key: str) -> None:
     for name in cfg.lookup(key):
         require_one_of(key, name, ("stem", "res2", "res3", "res4", "res5"))
+
+
+def check_input(cfg: CfgNode) -> None:
+    """Check what Detectron2's augmentations would assert.
+
+    Raises:
+        UserError: an unknown choice, or sizes that are none.
+    """
+    node = cfg.INPUT
+    require_one_of("INPUT.FORMAT", node.FORMAT, ("RGB", "BGR"))
+    require_one_of("INPUT.RANDOM_FLIP", node.RANDOM_FLIP, _FLIPS)
+    sampling = node.MIN_SIZE_TRAIN_SAMPLING.removesuffix("_by_clip")
+    require_one_of("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, ("choice", "range"))
+    sizes = tuple(node.MIN_SIZE_TRAIN)
+    if not sizes or min(sizes) < 1 or (sampling == "range" and len(sizes) != 2):
+        raise UserError(
+            f"INPUT.MIN_SIZE_TRAIN={sizes} must be sizes of 1 or more, two of them where "
+            "MIN_SIZE_TRAIN_SAMPLING is range"
+        )
+    if node.CROP.ENABLED:
+        require_one_of("INPUT.CROP.TYPE", node.CROP.TYPE, _CROPS)
+        if len(node.CROP.SIZE) != 2 or min(node.CROP.SIZE) <= 0:
+            raise UserError(f"INPUT.CROP.SIZE={node.CROP.SIZE} must be two numbers above 0")
 
 
 def check_device(name: str) -> None:

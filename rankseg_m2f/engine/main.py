@@ -29,6 +29,7 @@ from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.config_checks import (
     check_architecture,
+    check_input,
     check_kinds,
     check_labels,
     check_mapper,
@@ -94,6 +95,7 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
     check_labels(cfg)
     check_kinds(cfg)
     check_mapper(cfg)
+    check_input(cfg)
     for key, plain in _IGNORED.items():
         if cfg.lookup(key) != plain:
             logger.warning("%s is not supported and has no effect", key)
