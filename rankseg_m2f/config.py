@@ -174,7 +174,7 @@ def _unknown(full_key: str, root: CfgNode) -> str:
     name = full_key.rpartition(".")[2]
     near = near or [key for key in known if key.rpartition(".")[2] == name][:1]
     hint = f": did you mean {near[0]}?" if near else ""
-    return f"unknown config key {full_key}{hint}"
+    return f"unknown config key {full_key!r}{hint}"
 
 
 def _keys(node: CfgNode, above: str = "") -> Iterator[str]:

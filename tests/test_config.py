@@ -77,7 +77,7 @@ def test_whole_numbers_where_floats_stand(tmp_path):
 
 def test_mistyped_overrides_are_named():
     with pytest.raises(
-        UserError, match=r"MODEL\.RANKSEG\.TOPP: did you mean MODEL\.RANKSEG\.TOPK\?"
+        UserError, match=r"MODEL\.RANKSEG\.TOPP': did you mean MODEL\.RANKSEG\.TOPK\?"
     ):
         get_cfg().merge_from_list(["MODEL.RANKSEG.TOPP", "3"])
     with pytest.raises(ValueError, match=r"MODEL\.RANKSEG\.TOPK.*has no value"):

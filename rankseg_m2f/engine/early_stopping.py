@@ -73,9 +73,7 @@ class BestModel(HookBase):
             self._keep_training()
             # Those of single labels, as IoU-sky, may be thousands.
             known = sorted(name for name in found if "-" not in name.partition("/")[2])
-            raise UserError(
-                f"TEST.EARLY_STOPPING.METRIC={self.metric!r} is none of {', '.join(known)}"
-            )
+            require_one_of("TEST.EARLY_STOPPING.METRIC", self.metric, known)
         value = found[self.metric]
         # NaN, which is what cannot be measured, is no best.
         if value > self.best:
