@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,37 +23,43 @@ from visualise import (
 
 from demo import add_model_arguments, find_inputs, refuse_to_replace
 from rankseg_m2f.engine.main import load_config
+from rankseg_m2f.engine.outputs import check_file, check_folder
 from rankseg_m2f.engine.predictor import VideoPredictor
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.errors import UserError, one_line_errors
+from rankseg_m2f.files import replacing
 from rankseg_m2f.images import ImageReadError, read_image
 
 _PANEL = 380
+# Endings of videos -> the codec OpenCV writes.
+_CODES = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 
 
 def main() -> None:
     args = parse()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with one_line_errors("demo_video"):
-        inputs = find_inputs(args.input) if args.input else [Path(args.video_input)]
-        refuse_to_replace(inputs, [Path(args.output)])
-        cfg = load_config(args.config_file, args.opts)
-        predictor = VideoPredictor(cfg, args.trust_checkpoint, args.allow_partial)
-        unread = set()
-        result = predictor(tqdm(frames(args, unread), unit="frame", desc="segment"))
-        labels = Labels.of(cfg.DATASETS.TEST)
-        write_video(
-            Path(args.output),
-            draw(
-                tqdm(frames(args, unread), unit="frame", desc="draw"),
-                result,
-                labels,
-                args.min_score,
-            ),
-            args.fps or source_rate(args),
-        )
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Segment the video, then read it again and draw."""
+    inputs = find_inputs(args.input) if args.input else [Path(args.video_input)]
+    target = output_file(args.output, input_name(args))
+    refuse_to_replace(inputs, [target])
+    if args.video_input and not Path(args.video_input).is_file():
+        raise ImageReadError(f"{args.video_input}: no such file")
+    rate = args.fps or source_rate(args)
+    check_writable(target, rate)
+    cfg = load_config(args.config_file, args.opts)
+    predictor = VideoPredictor(cfg, args.trust_checkpoint, args.allow_partial)
+    unread = set()
+    result = predictor(tqdm(frames(args, unread), unit="frame", desc="segment"))
+    labels = Labels.of(cfg.DATASETS.TEST)
+    pictures = tqdm(frames(args, unread), unit="frame", desc="draw")
+    write_video(target, draw(pictures, result, labels, args.min_score), rate)
     for error in sorted(unread):
         print(f"not read: {error}")
-    print(f"Video: {args.output}")
+    print(f"Video: {target}")
 
 
 def parse() -> argparse.Namespace:
@@ -61,11 +68,61 @@ def parse() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video-input", help="video file")
     source.add_argument("--input", nargs="+", help="frames, in order: files, folders or patterns")
-    parser.add_argument("--output", required=True, help="mp4 file")
-    parser.add_argument("--fps", type=float, help="of the output (default: as the input, else 8)")
+    parser.add_argument(
+        "--output", required=True, help=f"folder, or a file: {', '.join(_CODES)}, .gif"
+    )
+    parser.add_argument(
+        "--fps", type=positive, help="of the output (default: as the input, else 8)"
+    )
     parser.add_argument("--min-score", type=float, default=0.3, help="objects to show")
     add_model_arguments(parser)
     return parser.parse_args()
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
+def input_name(args: argparse.Namespace) -> str:
+    """What a video of the inputs is called: the video's name, or that of the frames' folder."""
+    if args.video_input:
+        return Path(args.video_input).stem
+    first = Path(args.input[0])
+    folder = first if first.is_dir() else first.parent
+    return folder.resolve().name or "video"
+
+
+def output_file(output: str, name: str) -> Path:
+    """The video to write: `output`, or NAME.mp4 in it if it is a folder or has no ending.
+
+    Raises:
+        UserError: an ending of no video, or a place that cannot be written.
+    """
+    path = Path(output)
+    if output.endswith("/") or path.is_dir() or not path.suffix:
+        check_folder(path, "--output")
+        path = path / f"{name}.mp4"
+    known = (*_CODES, ".gif")
+    if path.suffix.lower() not in known:
+        raise UserError(f"--output {output} must end in {', '.join(known)}, or be a folder")
+    check_file(path, "--output")
+    return path
+
+
+def check_writable(path: Path, rate: float) -> None:
+    """Try OpenCV on a video of nothing, so that it is not refused when all is segmented.
+
+    Raises:
+        UserError: it has no codec for such files.
+    """
+    if path.suffix.lower() == ".gif":
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        open_writer(Path(folder) / f"try{path.suffix}", rate, (64, 64)).release()
 
 
 def frames(args: argparse.Namespace, unread: set[str]) -> Iterator[np.ndarray]:
@@ -80,8 +137,6 @@ def frames(args: argparse.Namespace, unread: set[str]) -> Iterator[np.ndarray]:
     if args.input:
         yield from image_frames(args.input, unread)
         return
-    if not Path(args.video_input).is_file():
-        raise ImageReadError(f"{args.video_input}: no such file")
     empty = True
     for frame in video_frames(args.video_input):
         empty = False
@@ -143,7 +198,8 @@ def pyav_frames(path: str) -> Iterator[np.ndarray]:
         with av.open(path) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
-    except (OSError, ValueError, IndexError) as error:
+    # A file without a stream of pictures is an IndexError.
+    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
         reason = f"not a video that OpenCV can read, nor PyAV ({error})"
         raise ImageReadError(f"{path}: {reason}") from error
 
@@ -154,7 +210,9 @@ def source_rate(args: argparse.Namespace) -> float:
 
     if not args.video_input:
         return 8.0
-    return cv2.VideoCapture(args.video_input).get(cv2.CAP_PROP_FPS) or 8.0
+    rate = cv2.VideoCapture(args.video_input).get(cv2.CAP_PROP_FPS)
+    # Where OpenCV does not know, 0, NaN or -1.
+    return rate if 0 < rate < float("inf") else 8.0
 
 
 def draw(
@@ -197,25 +255,54 @@ def objects(result: dict, number: int, min_score: float) -> list[Region]:
 
 
 def write_video(path: Path, pictures: Iterator[Image.Image], rate: float) -> None:
-    """Write an mp4; sides are cut to even numbers, as its codec needs.
+    """Write a video or, by its ending, an animated GIF.
+
+    Sides of a video are cut to even numbers, as codecs need.
 
     Raises:
-        OSError: OpenCV cannot write it.
+        UserError: OpenCV cannot write it.
     """
-    import cv2
-
+    if path.suffix.lower() == ".gif":
+        write_gif(path, pictures, rate)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = None
     for picture in pictures:
         width, height = (side // 2 * 2 for side in picture.size)
         if writer is None:
-            code = cv2.VideoWriter_fourcc(*"mp4v")
-            writer = cv2.VideoWriter(str(path), code, rate, (width, height))
-            if not writer.isOpened():
-                raise OSError(f"{path}: OpenCV cannot write this video")
+            writer = open_writer(path, rate, (width, height))
         writer.write(np.ascontiguousarray(np.asarray(picture)[:height, :width, ::-1]))
     if writer is not None:
         writer.release()
+
+
+def open_writer(path: Path, rate: float, size: tuple[int, int]):
+    """OpenCV's writer of frames of `size` (width, height).
+
+    Raises:
+        UserError: it cannot write such a file.
+    """
+    import cv2
+
+    code = cv2.VideoWriter_fourcc(*_CODES[path.suffix.lower()])
+    writer = cv2.VideoWriter(str(path), code, rate, size)
+    if not writer.isOpened():
+        raise UserError(f"{path}: OpenCV cannot write this video; .gif needs no codec")
+    return writer
+
+
+def write_gif(path: Path, pictures: Iterator[Image.Image], rate: float) -> None:
+    """Write an animation that repeats; viewers show no more than 50 frames a second."""
+    first = next(pictures)
+    with replacing(path) as temporary:
+        first.save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=pictures,
+            duration=max(20, round(1000 / rate)),
+            loop=0,
+        )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from report import Run, metric_rows, write_report
 from rankseg_m2f import __version__
 from rankseg_m2f.config import Config
 from rankseg_m2f.engine import main as engine
+from rankseg_m2f.errors import add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.files import datasets_root
 
@@ -34,8 +35,15 @@ DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", default=str(DEMO), metavar="FILE")
+    add_debug_flag(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ...")
     args = parser.parse_args()
+    with one_line_errors("run_demo"):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """See the module."""
     start = time.perf_counter()
     root = datasets_root() / "scenes"
     make_scenes(root)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from visualise import Labels, side_by_side
 
 from rankseg_m2f.engine.predictor import VideoPredictor
+from rankseg_m2f.errors import add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.files import datasets_root
@@ -46,7 +47,14 @@ _SHOWN = ("AP", "AP50", "AR10", "mIoU", "VC8", "VC16", "mAP", "recall", "coverag
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ..., for both models")
+    add_debug_flag(parser)
     args = parser.parse_args()
+    with one_line_errors("run_video_demo"):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """See the module."""
     start = time.perf_counter()
     make_video_scenes(datasets_root() / "video_scenes", frames=_FRAMES)
     lines = [f"{'':22}{'model':>10}{'constant prediction':>22}"]

@@ -20,11 +20,12 @@ sys.path += [str(ROOT / folder) for folder in ("tools", "benchmarks")]
 from evidence_document import Document
 from evidence_results import Plan, collect
 
+from rankseg_m2f.errors import add_debug_flag, one_line_errors
 from rankseg_m2f.files import replacing
 
 
 def main(argv: list[str] | None = None) -> str | None:
-    """Collect or render; returns what went wrong."""
+    """Collect or render; returns what is not up to date."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,16 +35,15 @@ def main(argv: list[str] | None = None) -> str | None:
     collecting.add_argument("--resamples", type=int, default=1000)
     rendering = commands.add_parser("render", help="from docs/evidence to docs/EVIDENCE.md")
     rendering.add_argument("--check", action="store_true", help="write nothing, compare")
+    add_debug_flag(parser)
     arguments = parser.parse_args(argv)
-    try:
+    with one_line_errors("evidence"):
         plan = Plan.read()
         if arguments.command == "collect":
             for folder in arguments.folders:
                 print(collect(folder, plan, arguments.resamples))
             return None
         return render(Document(plan), arguments.check)
-    except (OSError, ValueError) as error:
-        return f"evidence: {error}"
 
 
 def render(document: Document, check: bool = False) -> str | None:

@@ -16,6 +16,7 @@ from figures import INK, new_figure, save_figure
 from plot_temperatures import Temperatures, plot_temperatures
 from vocabulary_costs import draw_vocabulary_costs
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.bootstrap import Comparison
 
 TEMPLATE = "EVIDENCE.in.md"
@@ -69,7 +70,7 @@ class Document:
         """The document.
 
         Raises:
-            ValueError: the template has an unknown word, or one with wrong arguments.
+            UserError: the template has an unknown word, or one with wrong arguments.
         """
         path = self.plan.evidence / TEMPLATE
         words = {
@@ -91,7 +92,7 @@ class Document:
             try:
                 return words[word](*arguments)
             except (KeyError, TypeError) as error:
-                raise ValueError(f"{path}: {place[0]} cannot be filled: {error}") from error
+                raise UserError(f"{path}: {place[0]} cannot be filled: {error}") from error
 
         return _PLACE.sub(filled, path.read_text(encoding="utf-8"))
 

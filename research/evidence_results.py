@@ -16,6 +16,7 @@ from compare_runs import compare_folders
 from experiment import ROOT, Experiment, Job
 from run_seeds import finished
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.bootstrap import Comparison, SavedStatistics
 from rankseg_m2f.files import replacing
 
@@ -48,7 +49,7 @@ class Plan:
         """Of these folders.
 
         Raises:
-            ValueError: tables.yaml names a setting that no experiment has.
+            UserError: tables.yaml names a setting that no experiment has.
         """
         path = evidence / "tables.yaml"
         plan = cls(evidence, files, **yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -60,12 +61,12 @@ class Plan:
             unknown := {name for *_, names in plan.claims for name in names}
             - plan.judgements.keys()
         ):
-            raise ValueError(f"{path}: {min(unknown)} is none of {', '.join(plan.judgements)}")
+            raise UserError(f"{path}: {min(unknown)} is none of {', '.join(plan.judgements)}")
         named += [
             s for claim in plan.claims for pair in plan.judged(claim).values() for s in pair[:2]
         ]
         if unknown := {*named, *plan.temperatures} - plan.jobs.keys():
-            raise ValueError(f"{path}: {min(unknown)} is no setting of any experiment in {files}")
+            raise UserError(f"{path}: {min(unknown)} is no setting of any experiment in {files}")
         return plan
 
     def judged(self, claim: list) -> dict[str, tuple[str, str, str]]:
@@ -124,7 +125,7 @@ class Results:
         """As committed; nothing if there is no file.
 
         Raises:
-            ValueError: a run in it is not as the experiment's file describes it.
+            UserError: a run in it is not as the experiment's file describes it.
         """
         path = plan.evidence / f"{experiment}.json"
         if not path.is_file():
@@ -135,7 +136,7 @@ class Results:
         for (setting, seed), run in runs.items():
             expected = planned[setting, seed].description() if (setting, seed) in planned else {}
             if not expected or any(run[key] != value for key, value in expected.items()):
-                raise ValueError(
+                raise UserError(
                     f"{path}: {setting}, seed {seed} is not the run of that name in {plan.files}: "
                     "take it out of one of them"
                 )
@@ -176,11 +177,11 @@ def collect(
         say: is told what happens.
 
     Raises:
-        ValueError: no such experiment; a run is of another description, or has no statistics.
+        UserError: no such experiment; a run is of another description, or has no statistics.
     """
     name = folder.resolve().name
     if name not in plan.experiments:
-        raise ValueError(f"{folder} is named as none of {', '.join(plan.experiments)}")
+        raise UserError(f"{folder} is named as none of {', '.join(plan.experiments)}")
     results = Results.read(plan, name)
     before = len(results.runs)
     for setting, jobs in plan.jobs.items():
@@ -237,7 +238,7 @@ def _summary(job: Job, with_temperature: bool) -> dict:
     """What of results.json is kept: no metrics of single labels."""
     result = json.loads((job.folder / "results.json").read_text(encoding="utf-8"))
     if len(result["metrics"]) != 1:
-        raise ValueError(f"{job.folder}: {len(result['metrics'])} datasets, 1 can be shown")
+        raise UserError(f"{job.folder}: {len(result['metrics'])} datasets, 1 can be shown")
     ((dataset, tasks),) = result["metrics"].items()
     metrics = {
         f"{task}/{metric}": value

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import yaml
 
+from rankseg_m2f.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 _ABLATIONS = ROOT / "configs" / "ablations.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -82,28 +84,28 @@ class Experiment:
         """From YAML or JSON; `config` and `script` are relative to the project.
 
         Raises:
-            ValueError: it is none, or something is missing, unknown or of a wrong kind.
+            UserError: it is none, or something is missing, unknown or of a wrong kind.
         """
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             # YAML's messages run over several lines.
-            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
-            raise ValueError(f"{path} must be a table of {', '.join(_READ)}")
+            raise UserError(f"{path} must be a table of {', '.join(_READ)}")
         content = {"common": [], "script": "train_net.py", "evaluate": {}, **content}
         if wrong := content.keys() ^ _READ.keys():
-            raise ValueError(
+            raise UserError(
                 f"{path}: {min(wrong, key=str)!r} is unknown or missing; it needs "
                 f"{', '.join(_READ)}"
             )
         try:
             experiment = cls(**{key: read(content[key], key) for key, read in _READ.items()})
             if unknown := experiment.evaluate.keys() - experiment.settings.keys():
-                raise ValueError(f"evaluate.{min(unknown)} is none of the settings")
+                raise UserError(f"evaluate.{min(unknown)} is none of the settings")
             return experiment
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def jobs(self, output: Path) -> Iterator[Job]:
         """All runs, seed by seed, so that every setting has a first result early."""
@@ -127,17 +129,16 @@ class Experiment:
 
 
 def check_overrides(experiment: Experiment) -> None:
-    """Raise ValueError, with the setting, where the config does not take the overrides."""
+    """Raise UserError, with the setting, where the config does not take the overrides."""
     # With it comes Detectron2, which reading alone does not need.
     from rankseg_m2f.config.lookup import read_config
-    from rankseg_m2f.errors import USER_ERRORS, sentence
 
     once = replace(experiment, seeds=experiment.seeds[:1])
     for job in (*once.jobs(Path()), *once.evaluations(Path())):
         try:
             read_config(job.config, job.overrides)
-        except USER_ERRORS as error:
-            raise ValueError(f"setting {job.setting!r}: {sentence(error)}") from error
+        except UserError as error:
+            raise UserError(f"setting {job.setting!r}: {error}") from error
 
 
 def _shown(path: Path) -> str:
@@ -147,31 +148,31 @@ def _shown(path: Path) -> str:
 
 def _name(value: object, key: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError(f"{key} {value!r} must be letters, digits, '.', '_', '-': a folder's name")
+        raise UserError(f"{key} {value!r} must be letters, digits, '.', '_', '-': a folder's name")
     return value
 
 
 def _file(value: object, key: str) -> Path:
     path = ROOT / str(value)
     if not isinstance(value, str) or not path.is_file():
-        raise ValueError(f"{key} {value!r} is no file of the project")
+        raise UserError(f"{key} {value!r} is no file of the project")
     return path
 
 
 def _overrides(value: object, key: str) -> list[str]:
     if not isinstance(value, list) or len(value) % 2:
-        raise ValueError(f"{key} must be a list of KEY, value, KEY, value, ...; got {value!r}")
+        raise UserError(f"{key} must be a list of KEY, value, KEY, value, ...; got {value!r}")
     for name in value[::2]:
         if name in _RESERVED:
-            raise ValueError(f"{key} sets {name}, which the runner sets for each run")
+            raise UserError(f"{key} sets {name}, which the runner sets for each run")
         if not isinstance(name, str):
-            raise ValueError(f"{key}: {name!r} is no config key")
+            raise UserError(f"{key}: {name!r} is not a config key")
     return [str(word) for word in value]
 
 
 def _settings(value: object, key: str) -> dict[str, list[str]]:
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"{key} must be a table of name: [KEY, value, ...]; got {value!r}")
+        raise UserError(f"{key} must be a table of name: [KEY, value, ...]; got {value!r}")
     return {_name(name, key): _setting(o, f"{key}.{name}") for name, o in value.items()}
 
 
@@ -182,20 +183,20 @@ def _setting(value: object, key: str) -> list[str]:
     parts = json.loads(_ABLATIONS.read_text(encoding="utf-8"))
     rows = {name: overrides for part in parts.values() for name, overrides in part.items()}
     if value not in rows:
-        raise ValueError(f"{key}: configs/ablations.json has no row {value!r}: {', '.join(rows)}")
+        raise UserError(f"{key}: configs/ablations.json has no row {value!r}: {', '.join(rows)}")
     return rows[value]
 
 
 def _evaluate(value: object, key: str) -> dict[str, dict[str, list[str]]]:
     if not isinstance(value, dict):
-        raise ValueError(f"{key} must be a table of setting: {{name: [KEY, ...]}}; got {value!r}")
+        raise UserError(f"{key} must be a table of setting: {{name: [KEY, ...]}}; got {value!r}")
     return {str(setting): _settings(table, f"{key}.{setting}") for setting, table in value.items()}
 
 
 def _seeds(value: object, key: str) -> list[int]:
     good = isinstance(value, list) and value and all(type(s) is int and s >= 0 for s in value)
     if not good or len(set(value)) < len(value):
-        raise ValueError(f"{key} must be different numbers from 0 on; got {value!r}")
+        raise UserError(f"{key} must be different numbers from 0 on; got {value!r}")
     return value
 
 

@@ -31,7 +31,8 @@ from experiment import ROOT, Experiment, Job, check_overrides
 from tabulate import tabulate
 
 from rankseg_m2f.doctor import cpu_name
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.engine.outputs import check_folder
+from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.files import replacing
 from rankseg_m2f.revision import revision
 
@@ -48,35 +49,42 @@ def main(argv: list[str] | None = None) -> str | None:
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time on the CPU")
     parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
+    add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     with one_line_errors("run_seeds"):
+        check_folder(arguments.output, "--output")
         experiment = Experiment.read(arguments.experiment)
         check_overrides(experiment)
         slots = devices(arguments.jobs, arguments.cpu)
         output = arguments.output.resolve()
         jobs = [*experiment.jobs(output), *experiment.evaluations(output)]
-        waiting = [job for job in jobs if not finished(job)]
+        failures = run_jobs(jobs, slots)
+        done = [job for job in jobs if finished(job)]
+        if done:
+            collect(done, arguments.output / experiment.name / "results.csv")
+    for job, reason in failures.items():
+        print(f"FAILED: {job.name}: {reason}")
+    return f"run_seeds: {len(failures)} of {len(jobs)} runs failed" if failures else None
+
+
+def run_jobs(jobs: Sequence[Job], slots: Sequence[str]) -> dict[Job, str]:
+    """Run those that are not finished, evaluations last; the reasons of those that failed."""
+    waiting = [job for job in jobs if not finished(job)]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished; devices: {slots}")
     failures = Queue([job for job in waiting if not job.weights], slots).run()
     untrained = {job.folder for job in failures}
     ready = [job for job in waiting if job.weights and job.weights.parent not in untrained]
-    failures |= Queue(ready, slots).run()
-    done = [job for job in jobs if finished(job)]
-    if done:
-        collect(done, arguments.output / experiment.name / "results.csv")
-    for job, reason in failures.items():
-        print(f"FAILED: {job.name}: {reason}")
-    return f"run_seeds: {len(failures)} of {len(jobs)} runs failed" if failures else None
+    return failures | Queue(ready, slots).run()
 
 
 def devices(jobs: int, cpu: bool = False) -> list[str]:
     """A slot for each run at a time: CUDA_VISIBLE_DEVICES of the run, "" for the CPU.
 
     Raises:
-        ValueError: fewer than 1 job.
+        UserError: fewer than 1 job.
     """
     if jobs < 1:
-        raise ValueError(f"--jobs {jobs} must be 1 or more")
+        raise UserError(f"--jobs {jobs} must be 1 or more")
     import torch
 
     count = 0 if cpu else torch.cuda.device_count()
@@ -90,21 +98,32 @@ def finished(job: Job) -> bool:
     """Whether the run's result is there.
 
     Raises:
-        ValueError: that of another run is, or was begun.
+        UserError: that of another run is, or was begun.
     """
     for name in (_RESULT, _STARTED):
         path = job.folder / name
         if path.is_file():
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = read_json(path)
             changed = [k for k, v in job.description().items() if there.get(k) != v]
             if changed:
-                raise ValueError(
+                raise UserError(
                     f"{path} is of another run ({', '.join(changed)} changed): choose another name "
                     f"for the experiment or setting, or remove {job.folder}"
                 )
             if name == _RESULT:
                 return True
     return False
+
+
+def read_json(path: Path) -> dict:
+    """
+    Raises:
+        UserError: broken, as on a disk that was full.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): remove it to repeat the run") from error
 
 
 @dataclass
@@ -232,7 +251,7 @@ def environment(device: str, slots: int) -> dict[str, str]:
 def read_metrics(folder: Path) -> dict[str, dict]:
     """{dataset: {task: {metric: value}}} of the final evaluation."""
     paths = sorted(folder.glob("inference/*/results.json"))
-    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.parent.name: read_json(path) for path in paths}
 
 
 def device_name(device: str) -> str:
@@ -251,7 +270,7 @@ def collect(jobs: Sequence[Job], path: Path) -> None:
     """Write mean and deviation over seeds of each setting's metrics, and print some of them."""
     values: dict[tuple[str, str], list[float]] = {}
     for job in jobs:
-        result = json.loads((job.folder / _RESULT).read_text(encoding="utf-8"))
+        result = read_json(job.folder / _RESULT)
         for dataset, tasks in result["metrics"].items():
             for task, metrics in tasks.items():
                 for metric, value in metrics.items():

@@ -14,6 +14,7 @@ from rankseg_m2f.engine.average import WeightAverage
 from rankseg_m2f.engine.early_stopping import build_best_model
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.trainer import Trainer
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.weights.file import read_weights
 
 CLASSIFIER = ROOT / "configs" / "scenes" / "labels" / "classifier.yaml"
@@ -217,14 +218,15 @@ def test_an_unknown_metric_loses_no_training(start, tmp_path, monkeypatch):
     results = {"labels": {"mAP": 1.0, "AP-sky": 2.0, "AP-yes/no": 3.0}}
     monkeypatch.setattr(trainer_module, "evaluate", lambda cfg, model: results)
     period = ("TEST.EVAL_PERIOD", "2", "SOLVER.MAX_ITER", "3")
-    wrong = (*STOPPING, *period, "TEST.EARLY_STOPPING.METRIC", "labels/map")
-    with pytest.raises(ValueError, match=r"METRIC='labels/map' is none of labels/mAP$"):
+    # Metrics of single labels are known when they have been measured.
+    wrong = (*STOPPING, *period, "TEST.EARLY_STOPPING.METRIC", "labels/AP-sea")
+    with pytest.raises(UserError, match=r"METRIC='labels/AP-sea' must be one of labels/mAP$"):
         start(tmp_path, *wrong).run()
     assert read_weights(tmp_path / "model_0000001.pth")["iteration"] == 1
     trainer = start(tmp_path, *STOPPING, *period, resume=True)
     assert trainer.start_iter == 2
     # The last evaluation comes after the last checkpoint.
-    with pytest.raises(ValueError, match="is none of"):
+    with pytest.raises(UserError, match="must be one of"):
         start(tmp_path, *wrong, resume=True).run()
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
@@ -256,7 +258,7 @@ def test_keys_that_do_not_fit_are_named(start, tmp_path, scripted):
     }.items():
         with pytest.raises(ValueError, match=words):
             start(tmp_path, *STOPPING, *odd)
-    hook = start(tmp_path, *STOPPING, "TEST.EARLY_STOPPING.METRIC", "labels/MAP").best_model
-    with pytest.raises(ValueError, match=r"METRIC='labels/MAP' is none of labels/mAP"):
-        hook.judge({"labels": {"mAP": 1.0}})
+    for metric in ("labels/MAP", "mAP", "sem_seg/VC8", "scenes_panoptic_val/labels/mAP"):
+        with pytest.raises(UserError, match=rf"METRIC='{metric}' must be one of .*labels/mAP"):
+            start(tmp_path, *STOPPING, "TEST.EARLY_STOPPING.METRIC", metric)
     assert build_best_model(start(tmp_path).cfg) is None

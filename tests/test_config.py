@@ -11,6 +11,7 @@ import rankseg_m2f
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.config.eval_tags import evaluate_list_comprehension
 from rankseg_m2f.config.lookup import CONFIGS
+from rankseg_m2f.errors import UserError
 
 
 def load(tmp_path, text: str):
@@ -79,7 +80,9 @@ def test_whole_numbers_where_floats_stand(tmp_path):
 
 
 def test_mistyped_overrides_are_named():
-    with pytest.raises(KeyError, match=r"MODEL\.RANKSEG\.TOPP"):
+    with pytest.raises(
+        UserError, match=r"MODEL\.RANKSEG\.TOPP': did you mean MODEL\.RANKSEG\.TOPK\?"
+    ):
         get_cfg().merge_from_list(["MODEL.RANKSEG.TOPP", "3"])
     with pytest.raises(ValueError, match=r"MODEL\.RANKSEG\.TOPK.*has no value"):
         get_cfg().merge_from_list(["MODEL.RANKSEG.TOPK"])
@@ -116,9 +119,9 @@ def test_one_value_for_a_list_is_told_how_to_be_one(key, value, advice, tmp_path
 def test_a_file_that_is_no_config_is_named(text, tmp_path):
     path = tmp_path / "odd.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"odd\.yaml is no config"):
+    with pytest.raises(ValueError, match=r"odd\.yaml is not a config"):
         get_cfg().merge_from_file(str(path))
-    with pytest.raises(ValueError, match=r"odd\.yaml is no config"):
+    with pytest.raises(ValueError, match=r"odd\.yaml is not a config"):
         load(tmp_path, "_BASE_: odd.yaml\n")
 
 

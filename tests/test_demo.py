@@ -170,7 +170,7 @@ def test_the_demo_replaces_no_input(tmp_path, monkeypatch):
         (None, ["MODEL.WEIGHTS", "gone.pth"], "gone.pth"),
         (None, ["NO.SUCH.KEY", "1"], "unknown config key 'NO.SUCH.KEY'"),
         (None, ["MODEL.WEIGHTS"], "override 'MODEL.WEIGHTS' has no value"),
-        (None, ["MODEL.META_ARCHITECTURE", "Nothing"], "No object named 'Nothing'"),
+        (None, ["MODEL.META_ARCHITECTURE", "Nothing"], "'Nothing' must be one of .*MaskFormer"),
         (None, ["MODEL.RANKSEG.SCORES", "('a.npz',)"], "SCORES .* cannot be shown on single"),
     ],
 )

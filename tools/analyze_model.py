@@ -23,10 +23,11 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-import rankseg_m2f.engine.main  # noqa: F401  (registration)
 from rankseg_m2f.config import Config
 from rankseg_m2f.config.lookup import read_config
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.engine.config_checks import check_model
+from rankseg_m2f.engine.outputs import check_file
+from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.files import replacing
 
 aten = torch.ops.aten
@@ -75,10 +76,11 @@ def analyze(cfg: Config, size: tuple[int, int] = (640, 640), frames: int = 1) ->
         frames: T of the clip; 1 is an image.
 
     Raises:
-        ValueError: a size or number of frames below 1, or a model without the method `infer`.
+        UserError: a size or number of frames below 1, a config that makes no model, or a model
+            without the method `infer`.
     """
     if min(*size, frames) < 1:
-        raise ValueError(f"size {size[0]} x {size[1]} and {frames} frames must be 1 or more")
+        raise UserError(f"size {size[0]} x {size[1]} and {frames} frames must be 1 or more")
     model = _build(cfg)
     flops = FlopCounterMode(display=False, custom_mapping=_FVCORE_FLOPS)
     activations = FlopCounterMode(display=False, custom_mapping=_ACTIVATIONS)
@@ -113,11 +115,12 @@ def _build(cfg: Config) -> nn.Module:
     cfg.MODEL.RANKSEG.USE_GT = cfg.MODEL.RANKSEG.USE_GT_EVAL = False
     # Panoptic results are post-processing, and would ask for a registered dataset.
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
+    check_model(cfg)
     with torch.device("meta"):
         # Without gradients: PyTorch's module tracker stumbles over views of parameters.
         model = build_model(cfg).eval().requires_grad_(False)
     if not hasattr(model, "infer"):
-        raise ValueError(
+        raise UserError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} has no method `infer` that "
             "holds its post-processing, so it cannot be left out of the count"
         )
@@ -255,11 +258,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=3, help="levels of modules to show")
     parser.add_argument("--json", type=Path, help="write the counts here too")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+    add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     with one_line_errors("analyze_model"):
+        if arguments.json is not None:
+            check_file(arguments.json, "--json")
         cfg = read_config(arguments.config_file, arguments.overrides)
         analysis = analyze(cfg, tuple(arguments.size), arguments.frames)
-        # First, so that a file that cannot be written does not cost the table.
         print(table(analysis, arguments.depth))
         if arguments.json is not None:
             write_json(analysis, arguments.depth, arguments.json)

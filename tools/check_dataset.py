@@ -9,7 +9,7 @@ from tqdm import tqdm
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import DatasetReport, check_dataset, label_difference
 from rankseg_m2f.engine.main import register_datasets
-from rankseg_m2f.errors import USER_ERRORS, one_line_errors, sentence
+from rankseg_m2f.errors import add_debug_flag, one_line_errors, user_sentence
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
     )
     parser.add_argument("--limit", type=int, help="records to look at (default: all)")
     parser.add_argument("--show", type=int, default=10, help="bad files to name")
+    add_debug_flag(parser)
     args = parser.parse_args()
     cfg = get_cfg()
     cfg.DATASETS.DEFINITIONS = args.definitions
@@ -29,8 +30,10 @@ def main() -> int:
     for name in args.names:
         try:
             report = check_dataset(name, args.limit, progress=tqdm)
-        except USER_ERRORS as error:
-            print(f"{name}: FAILED: {sentence(error)}")
+        except (ValueError, OSError) as error:
+            if (said := user_sentence(error)) is None:
+                raise
+            print(f"{name}: FAILED: {said}")
             failed = True
             continue
         print(describe(report, args.show))

@@ -12,7 +12,6 @@ trained models, in the same order, judged in two ways? Say --same-models: interv
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,14 +19,19 @@ from pathlib import Path
 import numpy as np
 from figures import COLOURS, GREY, INK, new_figure, save_figure
 
+from rankseg_m2f.engine.outputs import check_file
+from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.bootstrap import KINDS, Comparison, SavedStatistics, compare
 from rankseg_m2f.files import replacing
 
 
-def main(argv: list[str] | None = None) -> str | None:
-    """Compare and report; returns what went wrong."""
+def main(argv: list[str] | None = None) -> None:
+    """Compare and report."""
     arguments = parse(argv)
-    try:
+    with one_line_errors("compare_runs"):
+        for flag in ("json", "png"):
+            if path := getattr(arguments, flag):
+                check_file(path, f"--{flag}")
         compared = compare_folders(
             arguments.a,
             arguments.b,
@@ -42,9 +46,6 @@ def main(argv: list[str] | None = None) -> str | None:
             write_json(compared, names, arguments)
         if arguments.png:
             draw(compared, names, arguments.png)
-    except (OSError, ValueError) as error:
-        return f"compare_runs: {error}"
-    return None
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -65,6 +66,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--png", type=Path, help="draw the intervals here")
+    add_debug_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -87,10 +89,10 @@ def compare_folders(
         read: from a file; of use where it remembers runs that are compared with many.
 
     Raises:
-        ValueError: fewer than 2 resamples; no statistics, several datasets, or none in common.
+        UserError: fewer than 2 resamples; no statistics, several datasets, or none in common.
     """
     if resamples < 2:
-        raise ValueError(f"--resamples {resamples}: an interval needs 2 or more, better 1000")
+        raise UserError(f"--resamples {resamples}: an interval needs 2 or more, better 1000")
     files = {folder: statistics_of(folder, dataset) for folder in (*first, *second)}
     common = [
         name
@@ -99,9 +101,9 @@ def compare_folders(
     ]
     if not common:
         found = "; ".join(f"{folder}: {', '.join(f)}" for folder, f in files.items())
-        raise ValueError(f"the runs have no statistics in common: {found}")
+        raise UserError(f"the runs have no statistics in common: {found}")
     if len({name.partition("_")[2] for name in common}) > 1:
-        raise ValueError(f"choose one --dataset of {', '.join(common)}")
+        raise UserError(f"choose one --dataset of {', '.join(common)}")
     return [
         comparison
         for name in common
@@ -121,7 +123,7 @@ def statistics_of(folder: Path, dataset: str | None = None) -> dict[str, Path]:
         folder: an OUTPUT_DIR, or the folder with the files themselves.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
     paths = [*folder.glob("per_image_*.npz"), *folder.glob("inference/*/per_image_*.npz")]
     names = {path.stem.removeprefix("per_image_"): path for path in sorted(paths)}
@@ -133,7 +135,7 @@ def statistics_of(folder: Path, dataset: str | None = None) -> dict[str, Path]:
     }
     if not found:
         of_dataset = f" of dataset {dataset}" if dataset else ""
-        raise ValueError(
+        raise UserError(
             f"{folder} has no per_image_*.npz{of_dataset}, neither there nor in inference/*: "
             "evaluate the run with --eval-only"
         )
@@ -215,4 +217,4 @@ def draw_differences(axis, compared: Mapping[str, Comparison]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -27,7 +27,8 @@ from rankseg_m2f.config.lookup import read_config
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.loader import is_video, load_records
 from rankseg_m2f.engine.main import register_datasets
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.engine.outputs import check_file
+from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
@@ -57,10 +58,10 @@ def constant_baseline(
         {task: {metric: value}}.
 
     Raises:
-        ValueError: the datasets have different labels.
+        UserError: the datasets have different labels.
     """
     if difference := label_difference(train.label_names, test.label_names):
-        raise ValueError(
+        raise UserError(
             f"datasets {train.name!r} and {test.name!r} have different labels: {difference}"
         )
     judge = default_judge(test) if judge is None else judge
@@ -158,10 +159,13 @@ def main() -> None:
         "--kappas", type=int, nargs="+", help="recall and coverage for each of them"
     )
     parser.add_argument("--json", type=Path, help="where to write those")
+    add_debug_flag(parser)
     arguments = parser.parse_args()
     if arguments.json and not arguments.kappas:
         parser.error("--json is for the table of --kappas")
     with one_line_errors("constant_baseline"):
+        if arguments.json:
+            check_file(arguments.json, "--json")
         results, rows = score(arguments)
     # Metrics of single labels have a dash in their names.
     short = {

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.loader import load_records
 from rankseg_m2f.engine.main import register_datasets
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.engine.outputs import check_folder
+from rankseg_m2f.errors import add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.files import replacing
 
@@ -204,10 +205,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("output/label_statistics"))
     parser.add_argument("--most", type=int, default=20, help="labels to show together")
+    add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     cfg = get_cfg()
     cfg.DATASETS.DEFINITIONS = arguments.definitions
     with one_line_errors("label_statistics"):
+        check_folder(arguments.output, "--output")
         register_datasets(cfg)
         for name in arguments.names:
             truth = GroundTruth.of(name, load_records([name]))

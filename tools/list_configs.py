@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rankseg_m2f.config import Config
 from rankseg_m2f.config.lookup import CONFIGS, TABLE, read_config
+from rankseg_m2f.errors import add_debug_flag, one_line_errors
 
 README = CONFIGS / "README.md"
 PUBLISHED = "# Published: "
@@ -103,11 +104,13 @@ def main(argv: list[str] | None = None) -> str | None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    add_debug_flag(parser)
     check = parser.parse_args(argv).check
-    text = readme()
-    if not check:
-        README.write_text(text, encoding="utf-8")
-    elif not README.is_file() or README.read_text(encoding="utf-8") != text:
+    with one_line_errors("list_configs"):
+        text = readme()
+        if not check:
+            README.write_text(text, encoding="utf-8")
+    if check and (not README.is_file() or README.read_text(encoding="utf-8") != text):
         return f"{README} is not up to date: run python tools/list_configs.py"
     return None
 

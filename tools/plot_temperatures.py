@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from figures import COLOURS, INK, MARKERS, new_figure, save_figure
 
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.engine.outputs import check_file
+from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.weights.file import read_weights
 from rankseg_m2f.weights.key_names import our_names
 from rankseg_m2f.weights.load_report import temperature_form
@@ -49,13 +50,13 @@ def read(path: str | Path, trust: bool = False, kappa: int | None = None) -> Tem
         kappa: κ, ranks to keep; None: all.
 
     Raises:
-        ValueError: it has none, or is broken.
-        FileNotFoundError, UnsafeCheckpointError: see `read_weights`.
+        UserError: it has none, or is broken.
+        MissingFileError, UnsafeCheckpointError: see `read_weights`.
     """
     state = our_names(read_weights(path, trust)["model"], known=(_WEIGHT, _BIAS))
     form = temperature_form(state)
     if form is None:
-        raise ValueError(f"{path} has no {_WEIGHT}: its model selects no labels")
+        raise UserError(f"{path} has no {_WEIGHT}: its model selects no labels")
     weight = state[_WEIGHT].float().numpy()
     if len(weight) > 1:
         weight = np.append(weight[:-1][:kappa], weight[-1])
@@ -116,16 +117,18 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="unpickle the files without restriction; they may run any code",
     )
+    add_debug_flag(parser)
     arguments = parser.parse_args(argv)
     runs = {}
     with one_line_errors("plot_temperatures"):
+        check_file(arguments.png, "--png")
         for word in arguments.checkpoints:
             name, _, path = word.rpartition("=")
             runs[name or Path(path).parent.name or path] = read(
                 path, arguments.trust_checkpoint, arguments.kappa
             )
         if len(runs) < len(arguments.checkpoints):
-            raise ValueError("two files have one name: give each a name as NAME=FILE")
+            raise UserError("two files have one name: give each a name as NAME=FILE")
         plot_temperatures(runs, arguments.png)
     for name, run in runs.items():
         print(f"{name}: {describe(run)}")

@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 from rankseg_m2f.engine.main import load_config
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.engine.outputs import check_file
+from rankseg_m2f.errors import MissingFileError, UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.weights.publish import publish
 
 
@@ -26,9 +27,11 @@ def main() -> None:
         "--trust-checkpoint", action="store_true", help="unpickle without limits; may run any code"
     )
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs of the config")
+    add_debug_flag(parser)
     # Flags may follow what the config is overridden with.
     args = parser.parse_intermixed_args()
     with one_line_errors("publish_checkpoint"):
+        check_file(args.target, "target")
         metrics = read_metrics(args.metrics) if args.metrics else {}
         cfg = load_config(args.config_file or beside(args.checkpoint), args.opts)
         written = publish(cfg, args.checkpoint, args.target, metrics, args.trust_checkpoint)
@@ -40,19 +43,19 @@ def read_metrics(path: Path) -> dict:
     try:
         metrics = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(metrics, dict):
-        raise ValueError(f"{path} holds no metrics by name")
+        raise UserError(f"{path} holds no metrics by name")
     return metrics
 
 
 def beside(checkpoint: str) -> str:
     """The config.yaml that training left beside a checkpoint."""
     if "://" not in checkpoint and not Path(checkpoint).exists():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+        raise MissingFileError(f"there is no checkpoint {checkpoint}")
     path = Path(checkpoint).with_name("config.yaml")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}: name the config with --config-file")
+        raise MissingFileError(f"there is no {path}: name the config with --config-file")
     return str(path)
 
 

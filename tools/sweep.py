@@ -21,9 +21,11 @@ from figures import COLOURS, MARKERS, new_figure, save_figure
 from tabulate import tabulate
 from tqdm import tqdm
 
+from rankseg_m2f.engine.config_checks import check_model
 from rankseg_m2f.engine.main import load_config
+from rankseg_m2f.engine.outputs import check_folder
 from rankseg_m2f.engine.sweep import BOTH, Setting, grid, sweep
-from rankseg_m2f.errors import one_line_errors
+from rankseg_m2f.errors import add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.errors import OUTCOMES
 from rankseg_m2f.files import replacing
 from rankseg_m2f.weights.checkpoint import load_model
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     switches = {key: SWITCH[getattr(arguments, key)] for key in FIELDS[1:]}
     with one_line_errors("sweep"):
         cfg = load_config(arguments.config_file, arguments.opts)
+        check_model(cfg)
+        check_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
         names = [arguments.dataset] if arguments.dataset else cfg.DATASETS.TEST
         model, _ = load_model(cfg, trust=arguments.trust_checkpoint)
         settings, left_out = grid(model, arguments.kappas, **switches)
@@ -79,6 +83,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="unpickle MODEL.WEIGHTS without restriction; it may run any code",
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    add_debug_flag(parser)
     return parser.parse_args(argv)
 
 

@@ -7,11 +7,12 @@ it holds a marker, so that a broken run starts again but a folder of others is n
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from preparing.coco import write_json
+
+from rankseg_m2f.errors import ExistingFileError, UserError, one_line_errors
 
 FINISHED, MARKER, SHEET = "scenes.json", ".making_scenes", "contact_sheet.png"
 LIMITS = {
@@ -28,10 +29,8 @@ LIMITS = {
 
 def run_script(make: Callable[..., Path], parser: argparse.ArgumentParser, kind: str) -> None:
     """Call `make` with the arguments of the command line; errors of the user's end in one line."""
-    try:
+    with one_line_errors(parser.prog.removesuffix(".py")):
         root = make(**vars(parser.parse_args()))
-    except (ValueError, FileExistsError) as error:
-        sys.exit(f"{parser.prog.removesuffix('.py')}: {error}")
     print(f"{kind} are in {root}; see {root / SHEET}")
 
 
@@ -70,13 +69,13 @@ def prepare(
         False when the scenes are there already with these settings.
 
     Raises:
-        ValueError: a setting out of its range.
-        FileExistsError: the root holds scenes of other settings, or files that are not scenes.
+        UserError: a setting out of its range.
+        ExistingFileError: the root holds scenes of other settings, or files that are not scenes.
     """
     for name, value in {**settings, "jobs": 1 if jobs is None else jobs}.items():
         low, high = LIMITS.get(name, (value, value))
         if not low <= value <= high:
-            raise ValueError(f"{name}={value} is outside {low} to {high}")
+            raise UserError(f"{name}={value} is outside {low} to {high}")
     if _is_finished(root, settings, force):
         return False
     _clear(root, folders)
@@ -94,7 +93,7 @@ def _is_finished(root: Path, settings: dict, force: bool) -> bool:
     path = root / FINISHED
     if not path.is_file():
         if root.exists() and any(root.iterdir()) and not (root / MARKER).is_file():
-            raise FileExistsError(
+            raise ExistingFileError(
                 f"{root} is not empty and holds no scenes; choose another root or empty it"
             )
         return False
@@ -103,7 +102,7 @@ def _is_finished(root: Path, settings: dict, force: bool) -> bool:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))["settings"]
     except (ValueError, KeyError, TypeError) as error:
-        raise FileExistsError(
+        raise ExistingFileError(
             f"{path} cannot be read; make the scenes again with --force"
         ) from error
     if there != settings:
@@ -112,7 +111,7 @@ def _is_finished(root: Path, settings: dict, force: bool) -> bool:
             for key, value in settings.items()
             if there.get(key) != value
         ]
-        raise FileExistsError(
+        raise ExistingFileError(
             f"{root} holds scenes of other settings ({', '.join(changed)}); "
             "use --force to replace them or choose another root"
         )

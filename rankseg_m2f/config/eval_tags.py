@@ -10,6 +10,8 @@ import math
 import operator
 import re
 
+from rankseg_m2f.errors import UserError
+
 _EVAL_TAG = re.compile(r"""!!python/object/apply:eval\s*\[\s*(["'])(?P<code>.*?)\1\s*\]""")
 _OPERATORS = {
     ast.Add: operator.add,
@@ -29,7 +31,7 @@ def evaluate_list_comprehension(code: str) -> list:
     ``float`` if wished.
 
     Raises:
-        ValueError: for any other expression, with the rewritten line to paste.
+        UserError: for any other expression, with the rewritten line to paste.
     """
     try:
         tree = ast.parse(code.strip(), mode="eval").body
@@ -40,7 +42,7 @@ def evaluate_list_comprehension(code: str) -> list:
         items = _range(loop.iter)
         return [_arithmetic(tree.elt, {name: x}) for x in items]
     except (SyntaxError, ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(
+        raise UserError(
             f"refused to evaluate {code!r} ({error}). Write the list out instead, "
             "e.g. MIN_SIZE_TRAIN: [320, 384, 448]"
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rankseg_m2f.config.keys import get_cfg
 from rankseg_m2f.config.node import Config
+from rankseg_m2f.errors import MissingFileError
 
 logger = logging.getLogger(__name__)
 # Beside a checkout of this project; an installed package has none.
@@ -23,8 +24,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         path: what `find_config` finds; "" for defaults.
 
     Raises:
-        FileNotFoundError: no such config.
-        ValueError, KeyError, AssertionError: see `Config`.
+        MissingFileError: no such config.
+        UserError: see `Config`.
     """
     cfg = get_cfg()
     if path:
@@ -40,7 +41,7 @@ def find_config(path: str | Path) -> Path:
     names, then in that of this project. A relative path of ours does in any working directory.
 
     Raises:
-        FileNotFoundError: neither; names paths that are near.
+        MissingFileError: neither; names paths that are near.
     """
     path = Path(path)
     if path.is_file():
@@ -59,7 +60,7 @@ def find_config(path: str | Path) -> Path:
         return own
     near = difflib.get_close_matches(wanted, sorted(_known(tables)), n=3)
     hint = f": did you mean {' or '.join(near)}?" if near else ""
-    raise FileNotFoundError(f"config {path} does not exist{hint}")
+    raise MissingFileError(f"config {path} does not exist{hint}")
 
 
 def _known(tables: dict[Path, dict[str, str]]) -> set[str]:

@@ -1,10 +1,40 @@
 """Augmentation recipes of the official mappers, built from Detectron2's transforms."""
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 # INPUT.DATASET_MAPPER_NAME of classifiers: images become squares and need no masks.
 MULTI_LABEL = "multi_label"
+
+
+class _AtLeastOnePixel:
+    """Resizes no side to nothing, as rounding would that of a photo of 1 x 4000."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """As the augmentation draws it, with sides of at least a pixel."""
+        resize = super().get_transform(image)
+        if isinstance(resize, T.NoOpTransform) or min(resize.new_h, resize.new_w) > 0:
+            return resize
+        new = max(1, resize.new_h), max(1, resize.new_w)
+        return T.ResizeTransform(resize.h, resize.w, *new, resize.interp)
+
+
+class ResizeShortestEdge(_AtLeastOnePixel, T.ResizeShortestEdge):
+    """Detectron2's, for photos however thin."""
+
+
+class ResizeScale(_AtLeastOnePixel, T.ResizeScale):
+    """Detectron2's, for photos however thin."""
+
+
+class RandomCrop(T.RandomCrop):
+    """Detectron2's, for photos however thin."""
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of a crop, at least a pixel each."""
+        height, width = super().get_crop_size(image_size)
+        return max(1, height), max(1, width)
 
 
 def resize_and_crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> list[T.Augmentation]:
@@ -14,7 +44,7 @@ def resize_and_crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> li
         constrain_area: see `crop`.
     """
     node = cfg.INPUT
-    resize = T.ResizeShortestEdge(
+    resize = ResizeShortestEdge(
         node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING
     )
     return [
@@ -31,7 +61,7 @@ def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
     side = node.IMAGE_SIZE
     return [
         *flip(cfg),
-        T.ResizeScale(node.MIN_SCALE, node.MAX_SCALE, target_height=side, target_width=side),
+        ResizeScale(node.MIN_SCALE, node.MAX_SCALE, target_height=side, target_width=side),
         T.FixedSizeCrop(crop_size=(side, side)),
     ]
 
@@ -41,7 +71,7 @@ def resize_for_test(cfg: CfgNode) -> list[T.Augmentation]:
     node = cfg.INPUT
     if node.DATASET_MAPPER_NAME == MULTI_LABEL:
         return resize_to_square(cfg)
-    return [T.ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")]
+    return [ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")]
 
 
 def resize_to_square(cfg: CfgNode) -> list[T.Augmentation]:
@@ -61,8 +91,10 @@ def crop(cfg: CfgNode, ignore_label: int, constrain_area: bool) -> list[T.Augmen
         return []
     limit = node.SINGLE_CATEGORY_MAX_AREA if constrain_area else 1.0
     if limit < 1:
-        return [T.RandomCrop_CategoryAreaConstraint(node.TYPE, node.SIZE, limit, ignore_label)]
-    return [T.RandomCrop(node.TYPE, node.SIZE)]
+        constrained = T.RandomCrop_CategoryAreaConstraint(node.TYPE, node.SIZE, limit, ignore_label)
+        constrained.crop_aug = RandomCrop(node.TYPE, node.SIZE)
+        return [constrained]
+    return [RandomCrop(node.TYPE, node.SIZE)]
 
 
 def flip(cfg: CfgNode) -> list[T.Augmentation]:

@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from rankseg_m2f.data.augmentation import colour_jitter, crop, flip
+from rankseg_m2f.data.augmentation import ResizeShortestEdge, colour_jitter, crop, flip
 
 
 def clip_augmentation(
@@ -34,7 +34,7 @@ def clip_augmentation(
     sampling = node.MIN_SIZE_TRAIN_SAMPLING.removesuffix("_by_clip")
     return [
         *crop(cfg, ignore_label, constrain_area),
-        T.ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, sampling),
+        ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, sampling),
         *flip(cfg),
         *(make(node.FORMAT) for name, make in OPTIONS.items() if name in node.AUGMENTATIONS),
         *map(DrawnOnce, colour_jitter(cfg)),

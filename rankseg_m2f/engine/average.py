@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import UserError
+
 
 class WeightAverage:
     """Follows a model's weights: average = decay · average + (1 − decay) · weights.
@@ -21,10 +23,10 @@ class WeightAverage:
             decay: of one step, in (0, 1).
 
         Raises:
-            ValueError: out of range.
+            UserError: out of range.
         """
         if not 0 < decay < 1:
-            raise ValueError(f"SOLVER.EMA_DECAY={decay} is not in [0, 1)")
+            raise UserError(f"SOLVER.EMA_DECAY={decay} is not in [0, 1)")
         self.decay = decay
         self._in_model = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
         # The average, or while it is applied the weights.
@@ -62,11 +64,11 @@ class WeightAverage:
         """Go on from `weights`, where the model has just been given the average.
 
         Raises:
-            ValueError: weights of another model.
+            UserError: weights of another model.
         """
         if weights.keys() != self._in_model.keys():
             odd = min(weights.keys() ^ self._in_model.keys())
-            raise ValueError(f"the weights beside the moving average are another model's ({odd})")
+            raise UserError(f"the weights beside the moving average are another model's ({odd})")
         self.restart()
         _copy(weights, self._in_model)
 

@@ -6,10 +6,32 @@ from collections.abc import Mapping
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from rankseg_m2f.errors import UserError, require_one_of
+from rankseg_m2f.evaluation import ytvis
+from rankseg_m2f.evaluation.instance import InstanceEvaluator
+from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
+from rankseg_m2f.evaluation.semantic import SemanticEvaluator
+from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
+
 logger = logging.getLogger(__name__)
+_SEMANTIC = ("mIoU", "fwIoU", "mACC", "pACC")
+# Evaluator -> task and metrics, those of single labels ("IoU-sky") left out.
+METRICS = {
+    SemanticEvaluator: ("sem_seg", _SEMANTIC),
+    VideoSemanticEvaluator: ("sem_seg", (*_SEMANTIC, "VC8", "VC16")),
+    PanopticEvaluator: (
+        "panoptic_seg",
+        tuple(f"{name}{group}" for group in ("", "_th", "_st") for name in ("PQ", "SQ", "RQ")),
+    ),
+    InstanceEvaluator: ("segm", ("AP", "AP50", "AP75", "APs", "APm", "APl")),
+    ytvis.VideoInstanceEvaluator: ("segm", ytvis.METRICS),
+    MultiLabelEvaluator: ("labels", ("mAP", "image_AP", "recall", "coverage", "kappa")),
+}
 
 
 # Not an error: Detectron2's loop logs a traceback of every Exception.
@@ -43,7 +65,7 @@ class BestModel(HookBase):
         """Take in an evaluation; called in every process, with results in the main one.
 
         Raises:
-            ValueError: the metric is not among the results; what was trained is saved.
+            UserError: the metric is not among the results; what was trained is saved.
         """
         # Everywhere the same, or processes would end at different steps.
         found = comm.all_gather(flatten_results_dict(results))[0]
@@ -51,9 +73,7 @@ class BestModel(HookBase):
             self._keep_training()
             # Those of single labels, as IoU-sky, may be thousands.
             known = sorted(name for name in found if "-" not in name.partition("/")[2])
-            raise ValueError(
-                f"TEST.EARLY_STOPPING.METRIC={self.metric!r} is none of {', '.join(known)}"
-            )
+            require_one_of("TEST.EARLY_STOPPING.METRIC", self.metric, known)
         value = found[self.metric]
         # NaN, which is what cannot be measured, is no best.
         if value > self.best:
@@ -104,19 +124,45 @@ class BestModel(HookBase):
         self.best, self.stale = state_dict["best"], state_dict["stale"]
 
 
+def check_metric(cfg: CfgNode, judges: Mapping[str, DatasetEvaluators]) -> None:
+    """See that TEST.EARLY_STOPPING.METRIC will be measured.
+
+    Args:
+        judges: dataset -> its evaluators.
+
+    Raises:
+        UserError: none of them gives it; names those they give.
+    """
+    wanted, known = cfg.TEST.EARLY_STOPPING.METRIC, []
+    scores_labels = cfg.MODEL.RANKSEG.FLAG or cfg.MODEL.META_ARCHITECTURE == "LabelClassifier"
+    for name, evaluators in judges.items():
+        for evaluator in evaluators._evaluators:
+            if type(evaluator) not in METRICS:
+                return  # of someone else, whose metrics are not known
+            task, metrics = METRICS[type(evaluator)]
+            if task == "labels" and not scores_labels:
+                continue
+            # Datasets are told apart where there are several.
+            start = f"{name}/{task}" if len(judges) > 1 else task
+            known += [f"{start}/{metric}" for metric in metrics]
+            if wanted.startswith(f"{start}/") and "-" in wanted.removeprefix(f"{start}/"):
+                return  # of a single label; the first evaluation knows
+    require_one_of("TEST.EARLY_STOPPING.METRIC", wanted, known)
+
+
 def build_best_model(cfg: CfgNode) -> BestModel | None:
     """By TEST.EARLY_STOPPING; None without a metric.
 
     Raises:
-        ValueError: keys that do not fit each other.
+        UserError: keys that do not fit each other.
     """
     node = cfg.TEST.EARLY_STOPPING
     if not node.METRIC:
         if node.PATIENCE:
-            raise ValueError("TEST.EARLY_STOPPING.PATIENCE needs a METRIC, such as labels/mAP")
+            raise UserError("TEST.EARLY_STOPPING.PATIENCE needs a METRIC, such as labels/mAP")
         return None
     if not cfg.DATASETS.TEST or (node.PATIENCE and cfg.TEST.EVAL_PERIOD < 1):
-        raise ValueError(
+        raise UserError(
             f"TEST.EARLY_STOPPING.METRIC={node.METRIC!r} is never measured: set DATASETS.TEST and "
             "TEST.EVAL_PERIOD"
         )

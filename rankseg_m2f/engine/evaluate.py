@@ -48,8 +48,8 @@ class EvaluationSet:
         """Annotations are read, images are not.
 
         Raises:
-            KeyError: an unregistered dataset.
-            ValueError, FileNotFoundError: annotations or settings with which nothing can be judged.
+            UserError: an unregistered dataset.
+            UserError: annotations or settings with which nothing can be judged.
         """
         folder = Path(cfg.OUTPUT_DIR) / "inference" / name
         records = load_records([name])

@@ -8,41 +8,44 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections import OrderedDict
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-import rankseg_m2f.modeling.label_classifier
-import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config
 from rankseg_m2f.config.lookup import find_config, read_config
-from rankseg_m2f.data.augmentation import MULTI_LABEL
-from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import check_prepared, register_official
 from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
+from rankseg_m2f.engine.config_checks import (
+    check_architecture,
+    check_input,
+    check_kinds,
+    check_labels,
+    check_mapper,
+    check_model,
+)
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
+from rankseg_m2f.engine.outputs import check_folder
 from rankseg_m2f.engine.trainer import Trainer
-from rankseg_m2f.errors import USER_ERRORS, one_line_errors
+from rankseg_m2f.errors import UserError, add_debug_flag, errors_for_parent, one_line_errors
 from rankseg_m2f.files import datasets_root
-from rankseg_m2f.images import AnnotationError, ImageReadError
 from rankseg_m2f.weights.checkpoint import load_model
 
 logger = logging.getLogger(__name__)
 # Keys of Detectron2's own trainer, which ours does not read -> their defaults.
 _IGNORED = {"TEST.PRECISE_BN.ENABLED": False, "VIS_PERIOD": 0}
-# Of a user's files, met on the way; whatever else ends a run is a fault of the program.
-_DATA_ERRORS = (AnnotationError, ImageReadError)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -58,6 +61,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="evaluate although the checkpoint lacks parts of the model",
     )
+    add_debug_flag(parser)
     return parser
 
 
@@ -81,65 +85,41 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
         config_file: a file, or the path of one of the official repositories; "" for defaults.
 
     Raises:
-        FileNotFoundError: no such config.
+        MissingFileError: no such config.
+        UserError: see `config_checks`.
     """
     cfg = read_config(config_file, overrides)
     cfg.freeze()
+    check_architecture(cfg)
     register_datasets(cfg)
     check_labels(cfg)
+    check_kinds(cfg)
     check_mapper(cfg)
+    check_input(cfg)
     for key, plain in _IGNORED.items():
         if cfg.lookup(key) != plain:
             logger.warning("%s is not supported and has no effect", key)
     return cfg
 
 
-def check_labels(cfg: CfgNode) -> None:
-    """Compare the model's labels with those of each dataset that is registered.
-
-    Raises:
-        ValueError: another number of labels than MODEL.SEM_SEG_HEAD.NUM_CLASSES, or other labels
-            than the first dataset's.
-    """
-    num_labels, first = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, None
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name not in DatasetCatalog.list():
-            continue  # the loader names it, if it is needed
-        metadata = MetadataCatalog.get(name)
-        # Detectron2's own datasets have no label_names, and some have two lists.
-        names = list(metadata.get("label_names", ()))
-        if names and len(names) != num_labels:
-            raise ValueError(
-                f"dataset {name!r} has {len(names)} labels, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
-                f"{num_labels}"
-            )
-        if names and first is None:
-            first = name, names
-        difference = label_difference(first[1], names) if names else None
-        if difference:
-            raise ValueError(f"datasets {first[0]!r} and {name!r} have other labels: {difference}")
-
-
-def check_mapper(cfg: CfgNode) -> None:
-    """
-    Raises:
-        ValueError: a segmentor without masks to learn from.
-    """
-    name, model = cfg.INPUT.DATASET_MAPPER_NAME, cfg.MODEL.META_ARCHITECTURE
-    if name == MULTI_LABEL and model != "LabelClassifier":
-        raise ValueError(
-            f"INPUT.DATASET_MAPPER_NAME={name!r} reads no masks: it is for MODEL.META_ARCHITECTURE "
-            f"LabelClassifier, not {model}"
-        )
-
-
 def main(args: argparse.Namespace) -> OrderedDict | None:
-    """Train, or evaluate with --eval-only; runs in every process.
+    """Train, or evaluate with --eval-only, in this process.
 
     Returns:
         Metrics on the main process when evaluating.
+
+    Raises:
+        SystemExit: see `one_line_errors`.
     """
+    with one_line_errors(_program()):
+        return train_or_evaluate(args)
+
+
+def train_or_evaluate(args: argparse.Namespace) -> OrderedDict | None:
+    """`main`, with errors as they are raised."""
     cfg = load_config(args.config_file, args.opts)
+    check_model(cfg)
+    check_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     # Scales batch and schedule when SOLVER.REFERENCE_WORLD_SIZE asks for it.
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
@@ -147,91 +127,137 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         # Detectron2 copies the file's text into the log.
         args.config_file = str(find_config(args.config_file))
     default_setup(cfg, args)
+    for handler in logging.getLogger("detectron2").handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.addFilter(_is_said_here_alone)
     if args.eval_only:
         return evaluate_weights(cfg, args)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    with _one_line_errors():
-        trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
-        trainer.resume_or_load(resume=args.resume)
-        trainer.load_data()
-    with _one_line_errors(_DATA_ERRORS):
-        trainer.run()
+    trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.load_data()
+    trainer.run()
     return None
+
+
+def _is_said_here_alone(record: logging.LogRecord) -> bool:
+    """False of what ends training: raised again, it is shown when it has reached the top."""
+    return not (record.exc_info and record.name == "detectron2.engine.train_loop")
 
 
 def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
-    with _one_line_errors():
-        _refuse_to_replace_results(cfg, args.resume)
-        tests = [EvaluationSet.of(cfg, name) for name in cfg.DATASETS.TEST]
-        model, _ = load_model(
-            cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
-        )
-    with _one_line_errors(_DATA_ERRORS):
-        results = evaluate(cfg, model, cfg.TEST.AUG.ENABLED, tests)
+    _refuse_to_replace_results(cfg, args.resume)
+    tests = [EvaluationSet.of(cfg, name) for name in cfg.DATASETS.TEST]
+    model, _ = load_model(
+        cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
+    )
+    results = evaluate(cfg, model, cfg.TEST.AUG.ENABLED, tests)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
 
 
 def _refuse_to_replace_results(cfg: CfgNode, resume: bool) -> None:
-    """Raise ValueError where random weights would be judged as those of a run, or of --resume."""
+    """Raise UserError where random weights would be judged as those of a run, or of --resume."""
     trained = (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     if cfg.MODEL.WEIGHTS or (resume and trained):
         return
     if resume:
-        raise ValueError(
+        raise UserError(
             f"--resume: no checkpoint in {cfg.OUTPUT_DIR}, and MODEL.WEIGHTS names none"
         )
     if trained:
-        raise ValueError(
+        raise UserError(
             f"MODEL.WEIGHTS is empty, and results of random weights would replace those of the run "
             f"in {cfg.OUTPUT_DIR}: name a checkpoint, or give --resume for its last one"
         )
 
 
-def _one_line_errors(
-    kinds: tuple[type[Exception], ...] = USER_ERRORS,
-) -> AbstractContextManager:
+def _program() -> str:
     # Several scripts are doors to this module.
-    return one_line_errors(Path(sys.argv[0]).name, kinds)
+    return Path(sys.argv[0]).name
 
 
 def run() -> None:
     """Entry point of train_net.py: one process, one per GPU, or one of torchrun's."""
     args = argument_parser().parse_args()
-    # Before any process is started, so that a mistake is one line and not many tracebacks.
-    with _one_line_errors():
+    with one_line_errors(_program()), _first_process_speaks():
+        # Before any process is started, so that most mistakes are known at once.
         cfg = load_config(args.config_file, args.opts)
+        check_model(cfg)
+        check_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
         for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
             check_prepared(name)
-    # With the variable below CUDA may still say that it is there, but has no devices.
-    on_gpu = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
-    if cfg.MODEL.DEVICE == "cpu":
-        # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        join_torchrun(on_gpu)
-        main(args)
-        # A process that leaves early would abort the others' last messages.
-        comm.synchronize()
-        torch.distributed.destroy_process_group()
-        return
+        # With the variable below CUDA may still say that it is there, but has no devices.
+        on_gpu = cfg.MODEL.DEVICE != "cpu" and torch.cuda.is_available()
+        if cfg.MODEL.DEVICE == "cpu":
+            # Detectron2 takes NCCL for any machine with a GPU; it cannot send tensors of the CPU.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            join_torchrun(on_gpu)
+            train_or_evaluate(args)
+            # A process that leaves early would abort the others' last messages.
+            comm.synchronize()
+            torch.distributed.destroy_process_group()
+        else:
+            start_processes(args, on_gpu)
+
+
+@contextmanager
+def _first_process_speaks() -> Iterator[None]:
+    """A mistake that all processes of torchrun meet is said by the first; then it ends the rest."""
+    try:
+        yield
+    except Exception:
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(2)
+        raise
+
+
+def start_processes(args: argparse.Namespace, on_gpu: bool) -> None:
+    """Work in this process, or in several that are started here.
+
+    Raises:
+        UserError: flags that this machine or one another do not allow.
+    """
+    if args.num_machines > 1 and (
+        args.dist_url == "auto" or not 0 <= args.machine_rank < args.num_machines
+    ):
+        raise UserError(
+            f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT of the first "
+            f"machine and --machine-rank from 0 to {args.num_machines - 1}"
+        )
     if on_gpu:
         found = torch.cuda.device_count()
         if args.num_gpus > found:
-            raise SystemExit(f"--num-gpus {args.num_gpus}: this machine has {found}")
+            raise UserError(f"--num-gpus {args.num_gpus}: this machine has {found}")
     elif args.num_gpus > 1:
         # Without a GPU the processes share the cores.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // args.num_gpus)))
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    several = args.num_gpus * args.num_machines > 1
+    try:
+        launch(
+            work_for_parent if several else train_or_evaluate,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except torch.multiprocessing.ProcessRaisedException as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"--dist-url {args.dist_url}: the port is in use, perhaps by another run: give "
+                "--dist-url auto, or another port"
+            ) from error
+        raise
+
+
+def work_for_parent(args: argparse.Namespace) -> None:
+    """`train_or_evaluate` in one of several processes."""
+    with errors_for_parent():
+        train_or_evaluate(args)
 
 
 def join_torchrun(on_gpu: bool) -> None:

@@ -9,6 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import UserError
+
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.GroupNorm,
@@ -76,7 +78,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SOLVER.OPTIMIZER over `parameter_groups`.
 
     Raises:
-        ValueError: an unknown optimizer.
+        UserError: an unknown optimizer.
     """
     groups, node = parameter_groups(cfg, model), cfg.SOLVER
     if node.OPTIMIZER == "ADAMW":
@@ -88,7 +90,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             groups, node.BASE_LR, momentum=node.MOMENTUM, nesterov=node.NESTEROV
         )
     else:
-        raise ValueError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} is none of ADAMW, ADAM, SGD")
+        raise UserError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} is none of ADAMW, ADAM, SGD")
     if node.CLIP_GRADIENTS.CLIP_TYPE != "full_model":
         optimizer = maybe_add_gradient_clipping(cfg, optimizer)
     return optimizer
@@ -100,7 +102,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     Whether kernels are fused is a matter of this version and not of the checkpoint.
 
     Raises:
-        ValueError: it is of other parameters. PyTorch does not look, and fused kernels would write
+        UserError: it is of other parameters. PyTorch does not look, and fused kernels would write
             past the end of what is too small.
     """
     saved, own = state["param_groups"], optimizer.param_groups
@@ -112,7 +114,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
                 shapes = [v.shape for v in kept if torch.is_tensor(v) and v.ndim]
                 fits &= all(shape == parameter.shape for shape in shapes)
     if not fits:
-        raise ValueError(
+        raise UserError(
             "the checkpoint's optimizer is of a model with other shapes, such as another κ or K: "
             "resume with the config it was trained with (MODEL.SEM_SEG_HEAD.NUM_CLASSES, "
             "MODEL.RANKSEG.TOPK, TRAIN_SELECTION, ...), or start from its weights with "

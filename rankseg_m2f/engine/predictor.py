@@ -9,7 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from rankseg_m2f.data.augmentation import resize_for_test
+from rankseg_m2f.engine.config_checks import check_model
 from rankseg_m2f.engine.windows import WindowedModel
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.rankseg.selection import Selection
 from rankseg_m2f.weights.checkpoint import load_model
 from rankseg_m2f.weights.metadata import label_names
@@ -48,10 +50,11 @@ class Predictor:
             allow_partial: accept weights that lack parts of the model.
 
         Raises:
-            ValueError: labels are ranked by scores of a dataset's images, or see `load_model`.
+            UserError: labels are ranked by scores of a dataset's images, or see `load_model`.
         """
+        check_model(cfg)
         if cfg.MODEL.RANKSEG.SCORES:
-            raise ValueError(
+            raise UserError(
                 "a model with MODEL.RANKSEG.SCORES ranks labels by scores of a dataset's images: "
                 "it cannot be shown on single images"
             )

@@ -17,18 +17,23 @@ from detectron2.utils import comm
 
 from rankseg_m2f.data.loader import build_train_loader
 from rankseg_m2f.engine.average import WeightAverage
-from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model
+from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model, check_metric
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
 from rankseg_m2f.engine.optimizer import (
     build_optimizer,
     load_optimizer_state,
     max_gradient_norm,
 )
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.weights.checkpoint import Checkpointer
 from rankseg_m2f.weights.metadata import label_names
 
 logger = logging.getLogger(__name__)
 _AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class DivergedError(UserError, FloatingPointError):
+    """A loss that is not finite."""
 
 
 class TrainingCheckpointer(Checkpointer):
@@ -130,7 +135,7 @@ class Trainer(TrainerBase):
             self.average.restart()
         starts = comm.all_gather((self.start_iter, self.seed))
         if len(set(starts)) > 1:
-            raise RuntimeError(
+            raise UserError(
                 f"processes would start at different iterations or seeds {starts}: "
                 f"{self.cfg.OUTPUT_DIR} must lie on storage that all machines share"
             )
@@ -139,11 +144,13 @@ class Trainer(TrainerBase):
         """Open the stream of batches where `resume_or_load` left off; see that evaluation can run.
 
         Raises:
-            ValueError, KeyError, FileNotFoundError: see `build_train_loader`, `EvaluationSet.of`.
+            UserError: see `build_train_loader`, `EvaluationSet.of`; a metric for early stopping
+                that no evaluator gives.
         """
         # Built and left, so that a mistake is known before hours of training.
-        for name in self.cfg.DATASETS.TEST:
-            EvaluationSet.of(self.cfg, name)
+        tests = [EvaluationSet.of(self.cfg, name) for name in self.cfg.DATASETS.TEST]
+        if self.best_model is not None:
+            check_metric(self.cfg, {test.name: test.judges for test in tests})
         # The seed of a resumed run is known only now.
         loader = build_train_loader(self.cfg, seed=self.seed)
         loader.seek(self.start_iter * self.steps)
@@ -169,8 +176,13 @@ class Trainer(TrainerBase):
             data_time += time.perf_counter() - start
             for name, loss in self.backward(batch, last=step == self.steps - 1).items():
                 totals[name] = totals.get(name, 0) + loss / self.steps
-        # Raises if a loss is not finite, before the weights are touched.
-        SimpleTrainer.write_metrics(totals, data_time, self.iter)
+        # Before the weights are touched.
+        try:
+            SimpleTrainer.write_metrics(totals, data_time, self.iter)
+        except FloatingPointError as error:
+            raise DivergedError(
+                f"{error} Lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)"
+            ) from error
         # Also for an optimizer that clips in its own step: a fused one unscales after that.
         self.scaler.unscale_(self.optimizer)
         if self.max_norm is not None:
@@ -215,7 +227,7 @@ class Trainer(TrainerBase):
         """Restore what `state_dict` returned."""
         missing = [key for key in ("seed", "optimizer", "scaler") if key not in state_dict]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint's training state has no {', '.join(missing)}, so another program "
                 "wrote it; start from its weights with MODEL.WEIGHTS and without --resume"
             )
@@ -224,7 +236,7 @@ class Trainer(TrainerBase):
         elif self.average is not None:
             self.average.restart()
         elif "weights" in state_dict:
-            raise ValueError(
+            raise UserError(
                 "the checkpoint's model is a moving average: give the SOLVER.EMA_DECAY it was made "
                 "with, or start from it with MODEL.WEIGHTS and without --resume"
             )
@@ -258,7 +270,7 @@ def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
         return None
     name = cfg.SOLVER.AMP.DTYPE
     if name not in _AMP_DTYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE={name!r} is none of {', '.join(_AMP_DTYPES)}")
+        raise UserError(f"SOLVER.AMP.DTYPE={name!r} is none of {', '.join(_AMP_DTYPES)}")
     if cfg.MODEL.DEVICE.startswith("cpu") and name == "float16":
         logger.warning("Training in bfloat16: the CPU has no mixed precision in float16")
         return torch.bfloat16

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.rle import encode
 from rankseg_m2f.modeling.inference import best_pairs, crop_and_resize, resize
 from rankseg_m2f.modeling.mask_former import MaskFormer
@@ -83,16 +84,16 @@ class WindowedModel(nn.Module):
             overlap: O, in [1, W).
 
         Raises:
-            ValueError: a model that segments nothing, or an overlap out of its range.
+            UserError: a model that segments nothing, or an overlap out of its range.
         """
         super().__init__()
         if not isinstance(model, MaskFormer):
-            raise ValueError(
+            raise UserError(
                 "windows of a video need a segmentor (MODEL.META_ARCHITECTURE), and "
                 f"{type(model).__name__} is none"
             )
         if not 1 <= overlap < window:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP={overlap} must be at least 1 and less than "
                 f"WINDOW={window}"
             )
@@ -107,7 +108,7 @@ class WindowedModel(nn.Module):
         Images go to the model as they are.
 
         Raises:
-            ValueError: a video without frames.
+            UserError: a video without frames.
         """
         if all(isinstance(x["image"], Tensor) for x in batched_inputs):
             return self.model(batched_inputs)

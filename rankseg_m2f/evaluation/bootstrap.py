@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.matches import MatchJudge
@@ -74,18 +75,18 @@ class SavedStatistics:
         """From a file.
 
         Raises:
-            ValueError: no such statistics, or of an older version.
+            UserError: no such statistics, or of an older version.
         """
         kind, _, dataset = path.stem.removeprefix("per_image_").partition("_")
         if kind not in KINDS:
-            raise ValueError(f"{path}: {kind!r} is none of {', '.join(KINDS)}")
+            raise UserError(f"{path}: {kind!r} is none of {', '.join(KINDS)}")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
         except (ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is broken, evaluate again: {error}") from error
+            raise UserError(f"{path} is broken, evaluate again: {error}") from error
         if "units" not in arrays:
-            raise ValueError(f"{path} is of an older version: evaluate again with --eval-only")
+            raise UserError(f"{path} is of an older version: evaluate again with --eval-only")
         truth = SavedTruth(
             arrays["label_names"].tolist(),
             set(arrays["thing_ids"].tolist()),
@@ -195,12 +196,12 @@ def compare(
             are drawn together. Otherwise each side's runs are drawn for themselves.
 
     Raises:
-        ValueError: the runs were not judged on the same images or labels, or with `same_models`
+        UserError: the runs were not judged on the same images or labels, or with `same_models`
             one side has more runs.
     """
     _check_alike([*first, *second])
     if same_models and len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} runs cannot be of the same models")
+        raise UserError(f"{len(first)} and {len(second)} runs cannot be of the same models")
     rng = np.random.default_rng(seed)
     # (R, S) numbers of runs, for each group that is drawn for itself.
     picks = [
@@ -282,7 +283,7 @@ def _check_alike(runs: Sequence[SavedStatistics]) -> None:
             ours, theirs = (set(x.arrays[name].tolist()) for x in (first, run))
             if ours != theirs:
                 example = min(ours ^ theirs)
-                raise ValueError(
+                raise UserError(
                     f"{run.path} and {first.path} are not of the same {what}: {len(theirs)} and "
                     f"{len(ours)}, of which {len(ours & theirs)} in common; {example} is in one"
                 )

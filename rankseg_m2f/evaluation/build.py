@@ -6,6 +6,7 @@ import os
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.instance import InstanceEvaluator
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
@@ -56,13 +57,13 @@ def build_evaluator(
         truth: the dataset's; None: read from Detectron2's catalog.
 
     Raises:
-        ValueError: the dataset's `evaluator_type` is not in `EVALUATORS`; or TEST.DUMP_PREDICTIONS
+        UserError: the dataset's `evaluator_type` is not in `EVALUATORS`; or TEST.DUMP_PREDICTIONS
             without a folder.
     """
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
     if kind not in EVALUATORS:
-        raise ValueError(
+        raise UserError(
             f"dataset {dataset_name!r} has evaluator_type {kind!r}, but the table EVALUATORS of "
             f"evaluation/build.py has only {', '.join(EVALUATORS)}; is the dataset registered "
             "(DATASETS.DEFINITIONS)?"

@@ -48,7 +48,7 @@ class ErrorEvaluator(StreamingEvaluator):
         """See `pixel_outcomes`.
 
         Raises:
-            ValueError: another size than the ground truth's.
+            AnnotationError: another size than the ground truth's.
         """
         ranking = output.get("label_ranking")
         selected = None if ranking is None else set(ranking.tolist())
@@ -63,7 +63,7 @@ class ErrorEvaluator(StreamingEvaluator):
         try:
             return pixel_outcomes(truth, true_labels, predicted.cpu().numpy(), labels, selected)
         except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
+            raise type(error)(f"{key}: {error}") from error
 
     def summarise(self, arrays: Statistics) -> dict[str, float]:
         """Shares from sums over images."""
@@ -103,7 +103,7 @@ def pixel_outcomes(
         `label`, and pixels of each of OUTCOMES; each (M,) int64.
 
     Raises:
-        ValueError: the shapes differ.
+        AnnotationError: the shapes differ.
     """
     overlap = {p: n for p, n in overlaps(truth, predicted).items() if p[0] in true_labels}
     true_areas, areas = region_areas(overlap, 0), region_areas(overlap, 1)

@@ -9,6 +9,7 @@ Shapes: N images or clips, K labels, κ selected labels.
 import numpy as np
 import torch
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.streaming import Statistics, StreamingEvaluator, sparse_rows
 from rankseg_m2f.rankseg import metrics
 
@@ -32,7 +33,7 @@ class MultiLabelEvaluator(StreamingEvaluator):
         """`scores` (K,) and `ranking` (κ,) as predicted; `label` and `pixels` of what is there."""
         scores = output["label_scores"].float().cpu().numpy()
         if len(scores) != self.truth.num_labels:
-            raise ValueError(
+            raise UserError(
                 f"{key}: the model scores {len(scores)} labels, but dataset {self.name!r} "
                 f"has {self.truth.num_labels}"
             )

@@ -5,6 +5,7 @@ Shapes: K labels; h, w image size; M labels that an image has or is said to have
 
 import numpy as np
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.streaming import (
     Statistics,
     StreamingEvaluator,
@@ -34,8 +35,8 @@ class PanopticEvaluator(StreamingEvaluator):
 
         Raises:
             AnnotationError: another size than the ground truth's.
-            ValueError: a label outside [0, K), or a map and a list that do not name the same
-                segments.
+            UserError: a label outside [0, K).
+            ValueError: a map and a list that do not name the same segments.
         """
         predicted, segments = output["panoptic_seg"]
         truth, true_segments = self.truth.segments(file_name)
@@ -165,6 +166,6 @@ def _check(segments: list[dict], area: dict[int, int], num_labels: int) -> None:
         raise ValueError(f"segments {sorted(different)} are in the map or in the list, not in both")
     for segment in segments:
         if not 0 <= segment["category_id"] < num_labels:
-            raise ValueError(
+            raise UserError(
                 f"label {segment['category_id']} is predicted, but there are {num_labels} labels"
             )

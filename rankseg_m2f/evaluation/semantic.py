@@ -5,6 +5,7 @@ Shapes: K labels; h, w image size; M labels that an image has or is said to have
 
 import numpy as np
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.ground_truth import IGNORED
 from rankseg_m2f.evaluation.streaming import (
     Statistics,
@@ -33,7 +34,7 @@ class SemanticEvaluator(StreamingEvaluator):
 
         Raises:
             AnnotationError: another size than the ground truth's.
-            ValueError: a label outside [0, K).
+            UserError: a label outside [0, K).
         """
         predicted = output["sem_seg"].argmax(0).cpu().numpy()
         return self.compare(file_name, self.truth.label_map(file_name), predicted)
@@ -46,7 +47,7 @@ class SemanticEvaluator(StreamingEvaluator):
                 f"{file_name}: the prediction is {predicted.shape}, the ground truth {truth.shape}"
             )
         if predicted.max() >= self.truth.num_labels:
-            raise ValueError(
+            raise UserError(
                 f"{file_name}: label {predicted.max()} is predicted, but dataset {self.name!r} "
                 f"has {self.truth.num_labels} labels"
             )

@@ -8,6 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
 
 # Imported for its registration under the name configs use.
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
 from rankseg_m2f.modeling.clip_model import ClipModel
 from rankseg_m2f.modeling.options import RankOptions, build_rank_options, label_head
@@ -45,11 +46,11 @@ class LabelClassifier(ClipModel):
             input_settings: see `ClipModel`.
 
         Raises:
-            ValueError: the weight of "loss_ml" is 0 or less.
+            UserError: the weight of "loss_ml" is 0 or less.
         """
         super().__init__(**input_settings)
         if rank_options.loss_weight <= 0:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.RANKSEG.LOSS_WEIGHT={rank_options.loss_weight}: a LabelClassifier has no "
                 "other loss"
             )

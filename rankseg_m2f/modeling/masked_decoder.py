@@ -11,6 +11,7 @@ from detectron2.layers import Conv2d
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.attention import (
     MLP,
     CrossAttentionLayer,
@@ -114,10 +115,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def from_config(cls, cfg, in_channels: int) -> dict:
         node = cfg.MODEL.MASK_FORMER
         if node.DEC_LAYERS < 2:
-            raise ValueError(f"MODEL.MASK_FORMER.DEC_LAYERS={node.DEC_LAYERS} must be 2 or more")
+            raise UserError(f"MODEL.MASK_FORMER.DEC_LAYERS={node.DEC_LAYERS} must be 2 or more")
         head = cfg.MODEL.SEM_SEG_HEAD
         if head.COSINE_SCALE < 0 or (head.COSINE_SCALE and not head.USE_LAYERNORM):
-            raise ValueError(
+            raise UserError(
                 f"MODEL.SEM_SEG_HEAD.COSINE_SCALE={head.COSINE_SCALE} must be 0 or more, and "
                 f"scales the cosine classifier alone: USE_LAYERNORM is {head.USE_LAYERNORM}"
             )

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from rankseg_m2f.errors import UserError, require_one_of
 from rankseg_m2f.modeling.criterion import SetCriterion
 from rankseg_m2f.modeling.matcher import HungarianMatcher
-from rankseg_m2f.rankseg.head import LabelHead, build_label_head
+from rankseg_m2f.rankseg.head import HEADS, LabelHead, build_label_head
 from rankseg_m2f.rankseg.selection import TRAIN_SELECTIONS, training_kappa
-from rankseg_m2f.rankseg.temperature import RankTemperature
+from rankseg_m2f.rankseg.temperature import FORMS, RankTemperature
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,17 @@ class InferenceOptions:
 
 
 def build_criterion(cfg: CfgNode) -> SetCriterion:
-    """The criterion and its matcher, by MODEL.MASK_FORMER."""
+    """The criterion and its matcher, by MODEL.MASK_FORMER.
+
+    Raises:
+        UserError: all weights are 0.
+    """
     node = cfg.MODEL.MASK_FORMER
+    if not (node.CLASS_WEIGHT or node.MASK_WEIGHT or node.DICE_WEIGHT):
+        raise UserError(
+            "MODEL.MASK_FORMER: CLASS_WEIGHT, MASK_WEIGHT and DICE_WEIGHT are all 0, which leaves "
+            "nothing to match queries and objects by"
+        )
     matcher = HungarianMatcher(
         node.CLASS_WEIGHT, node.MASK_WEIGHT, node.DICE_WEIGHT, node.TRAIN_NUM_POINTS
     )
@@ -129,8 +139,13 @@ def _thing_ids(cfg: CfgNode) -> set[int]:
 
 
 def label_head(cfg: CfgNode, in_channels: int, shared_channels: int | None = None) -> LabelHead:
-    """The multi-label head that MODEL.RANKSEG describes, over tokens of `in_channels`."""
+    """The multi-label head that MODEL.RANKSEG describes, over tokens of `in_channels`.
+
+    Raises:
+        UserError: an unknown head.
+    """
     node = cfg.MODEL.RANKSEG
+    require_one_of("MODEL.RANKSEG.HEAD", node.HEAD, HEADS)
     return build_label_head(
         node.HEAD,
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
@@ -145,7 +160,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     """`rank_options`, and `ml_head` and `ml_norm`, None where MODEL.RANKSEG does without.
 
     Raises:
-        ValueError: keys that do not fit each other, such as TOPK 0 with a selection.
+        UserError: keys that do not fit each other, such as TOPK 0 with a selection.
     """
     node = cfg.MODEL.RANKSEG
     num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -154,10 +169,10 @@ def rankseg_parts(cfg: CfgNode) -> dict:
     _warn_of_flat_scores(cfg)
     if not node.FLAG:
         if options.given_scores:
-            raise ValueError("MODEL.RANKSEG.SCORES rank nothing while MODEL.RANKSEG.FLAG is False")
+            raise UserError("MODEL.RANKSEG.SCORES rank nothing while MODEL.RANKSEG.FLAG is False")
         return parts
     if node.LOSS_WEIGHT < 0:
-        raise ValueError(f"MODEL.RANKSEG.LOSS_WEIGHT={node.LOSS_WEIGHT} must not be negative")
+        raise UserError(f"MODEL.RANKSEG.LOSS_WEIGHT={node.LOSS_WEIGHT} must not be negative")
     if node.LOSS_WEIGHT == 0 and not options.given_scores:
         logger.warning(
             "MODEL.RANKSEG.LOSS_WEIGHT is 0: while training, the multi-label head learns nothing "
@@ -165,7 +180,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
         )
     predictions = cfg.MODEL.MASK_FORMER.DEC_LAYERS
     if not 0 <= node.QUERY_LAYER < predictions:
-        raise ValueError(
+        raise UserError(
             f"MODEL.RANKSEG.QUERY_LAYER={node.QUERY_LAYER} needs a decoder of that many layers; "
             f"MODEL.MASK_FORMER.DEC_LAYERS={predictions} makes {predictions - 1}"
         )
@@ -175,7 +190,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
         parts["ml_head"] = label_head(cfg, width, shared_channels)
     if node.SELECTION:
         if options.kappa < 1:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.RANKSEG.TOPK={node.TOPK}: selection needs at least one of {num_labels} "
                 f"labels; {num_labels} is a pure sort"
             )
@@ -187,6 +202,7 @@ def rankseg_parts(cfg: CfgNode) -> dict:
                 num_labels,
             )
         # κ never grows while training; no-object has the last rank.
+        require_one_of("MODEL.RANKSEG.TEMPERATURE", node.TEMPERATURE, FORMS)
         ranks = options.training_kappa(num_labels, progress=0.0) + 1
         parts["ml_norm"] = RankTemperature(
             ranks, node.TEMPERATURE, node.TEMPERATURE_INIT, void=True
@@ -198,21 +214,17 @@ def build_rank_options(node: CfgNode, num_labels: int) -> RankOptions:
     """MODEL.RANKSEG as options.
 
     Raises:
-        ValueError: a value out of its range.
+        UserError: a value out of its range.
     """
-    if node.TRAIN_SELECTION not in TRAIN_SELECTIONS:
-        raise ValueError(
-            f"MODEL.RANKSEG.TRAIN_SELECTION={node.TRAIN_SELECTION!r} is none of "
-            f"{', '.join(TRAIN_SELECTIONS)}"
-        )
+    require_one_of("MODEL.RANKSEG.TRAIN_SELECTION", node.TRAIN_SELECTION, TRAIN_SELECTIONS)
     schedule = tuple(node.TRAIN_SCHEDULE)
     if len(schedule) != 2 or not 0 <= schedule[0] < schedule[1] <= 1:
-        raise ValueError(
+        raise UserError(
             f"MODEL.RANKSEG.TRAIN_SCHEDULE={schedule} needs two shares of training, "
             "0 <= start < end <= 1"
         )
     if not (node.TOPK_EVAL >= 0 and 0 <= node.EVAL_MIN_SCORE <= 1 and 0 < node.EVAL_MASS <= 1):
-        raise ValueError(
+        raise UserError(
             f"MODEL.RANKSEG: TOPK_EVAL={node.TOPK_EVAL} must be 0 or more, "
             f"EVAL_MIN_SCORE={node.EVAL_MIN_SCORE} in [0, 1], EVAL_MASS={node.EVAL_MASS} in (0, 1]"
         )

@@ -3,12 +3,14 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from http.client import HTTPException
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
+from rankseg_m2f.errors import MissingFileError, UserError
 from rankseg_m2f.files import replacing
 from rankseg_m2f.weights.file import read_weights, write_weights
 from rankseg_m2f.weights.key_names import our_names
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Detectron2 writes so after addresses of files to be renamed; ours always are.
 _QUERY = "?matching_heuristics=True"
+_LOCALLY = "download it where there is a network, and give MODEL.WEIGHTS the local file"
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -74,16 +77,15 @@ class Checkpointer(DetectionCheckpointer):
             What else is in the file, such as "iteration".
 
         Raises:
-            ValueError: the file is broken, or does not fill the model of an evaluation.
-            FileNotFoundError, UnsafeCheckpointError: see `read_weights`.
+            UserError: the file is broken, or does not fill the model of an evaluation.
+            MissingFileError, UnsafeCheckpointError: see `read_weights`.
         """
         if not path:
             weights = "MODEL.WEIGHTS is empty: the model has random weights"
             logger.log(logging.WARNING if self.for_evaluation else logging.INFO, weights)
             return {}
         path = str(path)
-        local = self.path_manager.get_local_path(path.removesuffix(_QUERY))
-        checkpoint = read_weights(local, self.trust)
+        checkpoint = self._read(path)
         ours = self.model.state_dict()
         theirs = our_names(checkpoint.pop("model"), ours)
         resized = None
@@ -103,6 +105,25 @@ class Checkpointer(DetectionCheckpointer):
         self._load_checkpointables(path, checkpoint, checkpointables)
         return checkpoint
 
+    def _read(self, path: str) -> dict:
+        """`read_weights` of a file or an address."""
+        address = path.removesuffix(_QUERY)
+        if "://" not in address:
+            return read_weights(self.path_manager.get_local_path(address), self.trust)
+        try:
+            local = self.path_manager.get_local_path(address)
+        # Of the network, of a catalog without such a name, and of addresses that are none.
+        except (OSError, HTTPException, ValueError, LookupError, RuntimeError) as error:
+            raise UserError(f"{address} cannot be downloaded ({error}): {_LOCALLY}") from error
+        if "://" in local:
+            raise UserError(f"{address} is an address of an unknown kind: {_LOCALLY}")
+        try:
+            return read_weights(local, self.trust)
+        except UserError as error:
+            raise UserError(
+                f"{address}: {error} (to download it again, remove that file; or {_LOCALLY})"
+            ) from error
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """`load` the last checkpoint of `save_dir` if `resume` and there is one, else weights.
 
@@ -113,8 +134,8 @@ class Checkpointer(DetectionCheckpointer):
             As `load`.
 
         Raises:
-            FileNotFoundError: `save_dir` has a last_checkpoint that names no file.
-            ValueError, UnsafeCheckpointError: see `load`.
+            MissingFileError: `save_dir` has a last_checkpoint that names no file.
+            UserError, UnsafeCheckpointError: see `load`.
         """
         if resume and self.has_checkpoint():
             self._check_tag()
@@ -128,7 +149,7 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         if os.path.basename(name) != name:
-            raise ValueError(f"checkpoint name {name!r} is no file name: leave folders out")
+            raise UserError(f"checkpoint name {name!r} is no file name: leave folders out")
         state = {key: x.state_dict() for key, x in self.checkpointables.items()} | extra
         os.makedirs(self.save_dir, exist_ok=True)
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -157,18 +178,18 @@ class Checkpointer(DetectionCheckpointer):
             advice = f"write the name of one of that folder there, such as {newest}"
         else:
             advice = "that folder has none; start without --resume"
-        raise FileNotFoundError(f"{found}: {advice}")
+        raise MissingFileError(f"{found}: {advice}")
 
     def _refuse_misfits(self, path: str, empty: bool) -> None:
         problems = self.report.problems() if self.for_evaluation else []
         if problems:
-            raise ValueError(
+            raise UserError(
                 f"{path} does not fit the model ({'; '.join(problems)}): give the config it was "
                 "trained with; train_net.py and the demos go on all the same with --allow-partial"
             )
         if empty:
             first = next(iter([*self.report.unexpected, *self.report.mismatched]), "none")
-            raise ValueError(
+            raise UserError(
                 f"{path} has nothing for this model (its first name: {first}): training would "
                 "start from random weights; leave MODEL.WEIGHTS empty if that is meant"
             )
@@ -196,8 +217,8 @@ def load_model(
         The model, and what else is in the file, such as "iteration".
 
     Raises:
-        ValueError: the file is broken, or does not fill the model.
-        FileNotFoundError, UnsafeCheckpointError: see `read_weights`.
+        UserError: the file is broken, or does not fill the model.
+        MissingFileError, UnsafeCheckpointError: see `read_weights`.
     """
     model = build_model(cfg).eval()
     checkpointer = Checkpointer(

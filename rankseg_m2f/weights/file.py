@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankseg_m2f.errors import MissingFileError, MissingPackageError, UserError
 from rankseg_m2f.files import replacing
 from rankseg_m2f.weights.safe_pickle import UnsafeCheckpointError, load_arrays
 
@@ -76,11 +77,11 @@ def read_weights(path: str | Path, trust: bool = False) -> dict:
         "metadata" of `write_weights`.
 
     Raises:
-        FileNotFoundError: no such file.
+        MissingFileError: no such file.
         UnsafeCheckpointError: it holds other objects than weights, and is not trusted.
-        ValueError: a folder of other files, an empty, truncated or foreign file, or no weights in
+        UserError: a folder of other files, an empty, truncated or foreign file, or no weights in
             it.
-        ImportError: safetensors is needed and not installed.
+        MissingPackageError: safetensors is needed and not installed.
     """
     path = _file_of(Path(path))
     return _read_parts(path, trust) if path.suffix == ".json" else _read_file(path, trust)
@@ -90,13 +91,13 @@ def _read_file(path: Path, trust: bool) -> dict:
     form = _format(path)
     try:
         content = _READERS[form](path, trust)
-    except UnsafeCheckpointError:
-        raise
+    except UserError:
+        raise  # it says what it is
     except _BROKEN as error:
         if isinstance(error, OSError) and error.filename:
             raise  # not of what is in the file: it cannot be opened
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read as {form} weights ({shorten(reason, 120)}): "
             f"if it is cut off or damaged, {_AGAIN}"
         ) from error
@@ -112,16 +113,21 @@ def write_weights(path: str | Path, checkpoint: dict) -> None:
             torch.save also other plain state.
 
     Raises:
-        ValueError: training state for a .safetensors file.
-        ImportError: safetensors is needed and not installed.
+        UserError: training state for a .safetensors file.
+        MissingPackageError: safetensors is needed and not installed.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        try:
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+        except OSError as error:
+            # That of a full disk names no file.
+            error.filename = error.filename or str(path)
+            raise
         return
     if others := sorted(set(checkpoint) - {"model", "metadata"}):
-        raise ValueError(f"{path} can hold weights alone, not {', '.join(others)}: use .pth")
+        raise UserError(f"{path} can hold weights alone, not {', '.join(others)}: use .pth")
     save_file = _safetensors(path).torch.save_file
     about = {"format": "pt"}
     if "metadata" in checkpoint:
@@ -146,7 +152,7 @@ def _file_of(path: Path) -> Path:
     for name in _FOLDER_FILES:
         if (path / name).is_file():
             return path / name
-    raise ValueError(
+    raise UserError(
         f"{path} is a folder without {' or '.join(_FOLDER_FILES[:2])}: name a weights file, as "
         f"{path / 'model_final.pth'}"
     )
@@ -155,36 +161,36 @@ def _file_of(path: Path) -> Path:
 def _read_parts(index: Path, trust: bool) -> dict:
     """The tensors of all files that Hugging Face's index names."""
     if not index.exists():
-        raise FileNotFoundError(f"there is no weights file {index}: check MODEL.WEIGHTS")
+        raise MissingFileError(f"there is no weights file {index}: check MODEL.WEIGHTS")
     try:
         files = json.loads(index.read_text("utf-8"))["weight_map"]
         parts = sorted(set(files.values()))
         # An index must not reach into other folders.
         local = all(Path(part).name == part != ".." for part in parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of weight files: name a weights file") from error
+        raise UserError(f"{index} is no index of weight files: name a weights file") from error
     if not local:
-        raise ValueError(f"{index} names files of other folders, {parts}: {_AGAIN}")
+        raise UserError(f"{index} names files of other folders, {parts}: {_AGAIN}")
     state: dict[str, Tensor] = {}
     for part in parts:
         state |= _read_file(index.parent / part, trust)["model"]
     if lost := sorted(set(files) - set(state)):
-        raise ValueError(f"the files of {index} lack {lost[0]}, which it lists: {_AGAIN}")
+        raise UserError(f"the files of {index} lack {lost[0]}, which it lists: {_AGAIN}")
     return {"model": state}
 
 
 def _format(path: Path) -> str:
     """A key of `_READERS`, from the first bytes."""
     if not path.exists():
-        raise FileNotFoundError(f"there is no weights file {path}: check MODEL.WEIGHTS")
+        raise MissingFileError(f"there is no weights file {path}: check MODEL.WEIGHTS")
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        raise ValueError(f"{path} is empty: {_AGAIN}")
+        raise UserError(f"{path} is empty: {_AGAIN}")
     if head.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_WEB_PAGE):
-        raise ValueError(f"{path} is a web page, not weights: {_AGAIN}, by the address of the file")
+        raise UserError(f"{path} is a web page, not weights: {_AGAIN}, by the address of the file")
     if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a Git LFS pointer, not weights: run `git lfs pull` there")
+        raise UserError(f"{path} is a Git LFS pointer, not weights: run `git lfs pull` there")
     if path.suffix == ".safetensors":
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -195,7 +201,7 @@ def _format(path: Path) -> str:
         return "torch"
     if head.startswith(b"\x80") or path.suffix in (".pkl", ".pickle"):
         return "pickle"
-    raise ValueError(
+    raise UserError(
         f"{path} has no known format: weights are .pth, .pt, .bin, .pkl, .safetensors or .npz"
     )
 
@@ -253,14 +259,14 @@ def _safetensors(path: Path):
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise ImportError(f"{path} needs a package: pip install safetensors") from error
+        raise MissingPackageError(f"{path} needs a package: pip install safetensors") from error
     return safetensors
 
 
 def _checkpoint(path: Path, content: object) -> dict:
     """The form `read_weights` returns."""
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a table of weights by name")
+        raise UserError(f"{path} holds a {type(content).__name__}, not a table of weights by name")
     state = {k: v for k, v in content.items() if isinstance(v, (Tensor, np.ndarray))}
     for key in _WRAPPERS if state else (*_WRAPPERS, *_AVERAGES):
         if isinstance(content.get(key), dict):
@@ -269,7 +275,7 @@ def _checkpoint(path: Path, content: object) -> dict:
                 logger.info("%s: weights are those of %r, not of %s", path, key, averages)
             return rest | {"model": _tensors(path, _unwrapped(content[key]))}
     if not state:
-        raise ValueError(f"{path} holds no weights: give a file of a trained model")
+        raise UserError(f"{path} holds no weights: give a file of a trained model")
     return {k: v for k, v in content.items() if k not in state} | {"model": _tensors(path, state)}
 
 
@@ -291,6 +297,6 @@ def _tensors(path: Path, state: dict) -> dict[str, Tensor]:
         elif isinstance(value, (bool, int, float, np.generic)):
             value = torch.tensor(value)
         if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise ValueError(f"{path} holds {name!r}, which is no tensor: it is no weights file")
+            raise UserError(f"{path} holds {name!r}, which is no tensor: it is no weights file")
         tensors[name] = value.detach()
     return tensors

@@ -9,6 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from torch import nn
 
+from rankseg_m2f.errors import ExistingFileError, UserError
 from rankseg_m2f.weights.file import write_weights
 from rankseg_m2f.weights.huggingface import to_huggingface
 
@@ -69,16 +70,16 @@ def export(
         The parameters left out.
 
     Raises:
-        ValueError: a model that theirs cannot be, with what stands in the way.
-        FileExistsError: the folder is there.
+        UserError: a model that theirs cannot be, with what stands in the way.
+        ExistingFileError: the folder is there.
     """
     if obstacles := _obstacles(cfg, without_ranking):
-        raise ValueError(f"Hugging Face's Mask2Former cannot hold this model: {obstacles[0]}")
+        raise UserError(f"Hugging Face's Mask2Former cannot hold this model: {obstacles[0]}")
     if folder.exists():
-        raise FileExistsError(f"{folder} exists, and is never replaced: name a new folder")
+        raise ExistingFileError(f"{folder} exists, and is never replaced: name a new folder")
     state, left = to_huggingface(model.state_dict())
     if unknown := [name for name in left if not name.startswith(_RANKING)]:
-        raise ValueError(f"Hugging Face's Mask2Former has no place for {', '.join(unknown[:3])}")
+        raise UserError(f"Hugging Face's Mask2Former has no place for {', '.join(unknown[:3])}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         whole = Path(temporary) / folder.name

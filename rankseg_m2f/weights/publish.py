@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from rankseg_m2f.errors import ExistingFileError, UserError
 from rankseg_m2f.weights.checkpoint import load_model
 from rankseg_m2f.weights.file import read_weights, write_weights
 from rankseg_m2f.weights.metadata import build_metadata
@@ -37,18 +38,18 @@ def publish(
         What was written, as `target` "model.pth" to "model-0123abcd.pth".
 
     Raises:
-        ValueError: another suffix, or weights that do not fill the model or are not finite.
-        FileExistsError: the very file is there already.
+        UserError: another suffix, or weights that do not fill the model or are not finite.
+        ExistingFileError: the very file is there already.
     """
     if target.suffix not in SUFFIXES:
-        raise ValueError(f"{target} must end in {' or '.join(SUFFIXES)}")
+        raise UserError(f"{target} must end in {' or '.join(SUFFIXES)}")
     there = cfg.clone()
     there.defrost()
     there.MODEL.WEIGHTS, there.MODEL.DEVICE = source, "cpu"
     model, rest = load_model(there, trust=trust)
     state = model.state_dict()
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ValueError(
+        raise UserError(
             f"{source}: {len(broken)} of {len(state)} weights are not finite, such as {broken[0]}"
         )
     metadata = build_metadata(cfg, metrics, rest.get("iteration"))
@@ -58,7 +59,7 @@ def publish(
         _check(temporary, state)
         named = target.with_name(f"{target.stem}-{_md5(temporary)[:8]}{target.suffix}")
         if named.exists():
-            raise FileExistsError(f"{named} is there already, and is never replaced")
+            raise ExistingFileError(f"{named} is there already, and is never replaced")
         temporary.rename(named)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,7 +72,7 @@ def _check(path: Path, meant: Mapping[str, Tensor]) -> None:
     if written.keys() != meant.keys() or not all(
         torch.equal(written[name], value) for name, value in meant.items()
     ):
-        raise OSError(f"{path} does not hold what was written: check the disk")
+        raise UserError(f"{path} does not hold what was written: check the disk")
 
 
 def _md5(path: Path) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rankseg_m2f.errors import UserError
 
-class UnsafeCheckpointError(ValueError):
+
+class UnsafeCheckpointError(UserError):
     """A file holds objects that could run code when read."""
 
     def __init__(self, path: Path, name: str):

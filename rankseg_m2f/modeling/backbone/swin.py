@@ -14,6 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankseg_m2f.errors import UserError, require_one_of
 from rankseg_m2f.rankseg.transformer import FeedForward
 
 # Added to the attention between pixels that were not neighbours before the shift.
@@ -249,6 +250,18 @@ class D2SwinTransformer(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:
+        stages = {len(cfg.MODEL.SWIN.DEPTHS), len(cfg.MODEL.SWIN.NUM_HEADS)}
+        if len(stages) > 1:
+            raise UserError("MODEL.SWIN.DEPTHS and NUM_HEADS must have an entry for each stage")
+        for i, heads in enumerate(cfg.MODEL.SWIN.NUM_HEADS):
+            if heads < 1 or cfg.MODEL.SWIN.EMBED_DIM * 2**i % heads:
+                raise UserError(
+                    f"MODEL.SWIN.NUM_HEADS[{i}]={heads} must divide the stage's "
+                    f"{cfg.MODEL.SWIN.EMBED_DIM * 2**i} channels, MODEL.SWIN.EMBED_DIM * 2^{i}"
+                )
+        for name in cfg.MODEL.SWIN.OUT_FEATURES:
+            names = [f"res{i + 2}" for i in range(len(cfg.MODEL.SWIN.DEPTHS))]
+            require_one_of("MODEL.SWIN.OUT_FEATURES", name, names)
         return {key.lower(): value for key, value in cfg.MODEL.SWIN.items()}
 
     @property

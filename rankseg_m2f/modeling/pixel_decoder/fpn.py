@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rankseg_m2f.layers.attention import MultiHeadAttention
 from rankseg_m2f.layers.position import sine_position
-from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm
+from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm, features_read
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -46,7 +46,7 @@ class BasePixelDecoder(nn.Module):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
-            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "input_shape": features_read(cfg, input_shape),
             "conv_dim": head.CONVS_DIM,
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,

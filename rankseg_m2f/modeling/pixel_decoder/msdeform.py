@@ -11,9 +11,10 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import require_one_of
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.layers.position import sine_position
-from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm
+from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm, features_read
 
 _FFN_CHANNELS = 1024  # fixed in the official code, whatever DIM_FEEDFORWARD says
 _POINTS = 4
@@ -139,15 +140,19 @@ class MSDeformAttnPixelDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         head = cfg.MODEL.SEM_SEG_HEAD
+        encoded = head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+        for name in encoded:
+            key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
+            require_one_of(key, name, head.IN_FEATURES)
         return {
-            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "input_shape": features_read(cfg, input_shape),
             "conv_dim": head.CONVS_DIM,
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,
             "heads": cfg.MODEL.MASK_FORMER.NHEADS,
             "depth": head.TRANSFORMER_ENC_LAYERS,
             "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
-            "encoder_in_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+            "encoder_in_features": encoded,
             "common_stride": head.COMMON_STRIDE,
         }
 
