@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "ops": set(),
     "layers": {"ops"},
     "structures": set(),
-    "modeling": {"rankseg", "layers", "structures"},
+    "modeling": {"rankseg", "layers", "structures", "errors"},
     "images": {"errors"},
     "files": set(),
     "label_scores": set(),

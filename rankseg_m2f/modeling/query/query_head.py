@@ -9,8 +9,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 # Imported for their registration under the names configs use.
-from rankseg_m2f.modeling.masked_decoder import TRANSFORMER_DECODER_REGISTRY
-from rankseg_m2f.modeling.pixel_decoder import fpn, msdeform  # noqa: F401
+from rankseg_m2f.modeling.query.masked_decoder import TRANSFORMER_DECODER_REGISTRY
+from rankseg_m2f.modeling.query.pixel_decoder import fpn, msdeform  # noqa: F401
 from rankseg_m2f.structures.predictions import QueryPrediction
 
 
