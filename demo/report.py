@@ -101,7 +101,7 @@ def write_report(cfg, folder: Path, baseline: dict, facts: dict[str, str]) -> Pa
         "<h2>Training</h2><img src=report/curves.png>",
     ]
     if predictor.model.ml_norm is not None:
-        kappa = predictor.model.rank_options.kappa
+        kappa = predictor.model.policy.kappa
         run_of = {"this run": temperatures.read(cfg.MODEL.WEIGHTS, kappa=kappa)}
         temperatures.plot_temperatures(run_of, pictures / "temperatures.png")
         parts.append(

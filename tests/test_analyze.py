@@ -120,7 +120,7 @@ def test_impossible_requests():
 
     META_ARCH_REGISTRY._do_register("Closed", Closed)
     try:
-        with pytest.raises(ValueError, match="'Closed' has no method `infer`"):
+        with pytest.raises(ValueError, match="'Closed' is not a Segmentor"):
             analyze(config(SMALL, {"MODEL.META_ARCHITECTURE": "Closed"}))
     finally:
         del META_ARCH_REGISTRY._obj_map["Closed"]

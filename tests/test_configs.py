@@ -18,8 +18,8 @@ from list_configs import CONFIGS, README, leaves, load, main
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.config.lookup import TABLE, find_config
 from rankseg_m2f.engine import main as engine
-from rankseg_m2f.modeling import mask_former
-from rankseg_m2f.modeling.options import build_inference_options
+from rankseg_m2f.modeling.query import mask_former
+from rankseg_m2f.modeling.results import build_inference_options
 
 LEAVES = leaves()
 OFFICIAL_PATHS = json.loads((CONFIGS / TABLE).read_text())["paths"]
@@ -170,7 +170,7 @@ def test_builds_without_weights(name, monkeypatch):
     segments = cfg.MODEL.META_ARCHITECTURE != "LabelClassifier"
     assert (model.ml_head is not None) == (node.FLAG and not node.SCORES)
     assert ("-rankseg" in name or "/labels/" in name) == node.FLAG
-    assert (segments and model.rank_options.oracle_train) == ("-oracle" in name)
+    assert (segments and model.policy.oracle_train) == ("-oracle" in name)
     assert node.TOPK <= cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     selects = 0 < node.TOPK < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES and not node.SCORES
     assert selects == (node.TRAIN_SELECTION == "schedule")

@@ -7,7 +7,7 @@ from golden import load_case
 from test_ops import assert_like_the_definition, random_case
 
 from rankseg_m2f.ops.backends import available_backends
-from rankseg_m2f.rankseg.selection import Selection
+from rankseg_m2f.rankseg.hints import LabelHints
 
 pytestmark = pytest.mark.gpu
 SHAPES = [(8, 12), (4, 6), (2, 3)]
@@ -55,8 +55,8 @@ def test_a_model_trains_with_finite_losses(amp, device="cuda"):
 def test_what_a_caller_knows_is_heeded(device="cuda"):
     case = load_case("image_r50_rankseg")
     model = case.model("MODEL.DEVICE", device, "MODEL.RANKSEG.EVAL_MASS", "0.5")
-    for selection in (Selection(labels=[3, 7]), Selection(deny=[0], force=[149])):
-        (result, *_) = model([{**sample, "selection": selection} for sample in case.inputs])
+    for hints in (LabelHints(labels=[3, 7]), LabelHints(deny=[0], force=[149])):
+        (result, *_) = model([{**sample, "label_hints": hints} for sample in case.inputs])
         ranking = result["label_ranking"].tolist()
-        assert set(selection.labels or selection.force) <= set(ranking) and 0 not in ranking
+        assert set(hints.labels or hints.force) <= set(ranking) and 0 not in ranking
         assert result["sem_seg"].argmax(0).is_cuda == (device == "cuda")

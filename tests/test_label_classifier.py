@@ -23,7 +23,7 @@ from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.optimizer import build_optimizer
 from rankseg_m2f.rankseg.head import DecoderLabelHead
-from rankseg_m2f.rankseg.selection import Selection
+from rankseg_m2f.rankseg.hints import LabelHints
 
 LABELS = ROOT / "configs" / "scenes" / "labels"
 K = 40
@@ -158,10 +158,10 @@ def test_no_parameter_is_without_a_gradient(backbone):
 
 def test_a_classifier_selects_as_segmentors_do():
     model = build_model(config("MODEL.RANKSEG.TOPK_EVAL", "3")).eval()
-    known = [Selection(), Selection(deny=[0, 1], force=[39]), Selection(labels=[7])]
+    known = [LabelHints(), LabelHints(deny=[0, 1], force=[39]), LabelHints(labels=[7])]
     sample = picture([1])
     with torch.no_grad():
-        results = model([sample | {"selection": wishes} for wishes in known])
+        results = model([sample | {"label_hints": wishes} for wishes in known])
         few = build_model(config("MODEL.RANKSEG.EVAL_MIN_SCORE", "1.0")).eval()([sample])
     plain, wished, told = (x["label_ranking"].tolist() for x in results)
     assert plain == results[0]["label_scores"].topk(3).indices.tolist()

@@ -8,10 +8,14 @@ from golden import losses
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.layers import points as points_module
 from rankseg_m2f.layers.points import sample_masks, sample_points, uncertain_points
-from rankseg_m2f.modeling.criterion import SetCriterion, dice_loss, mask_cross_entropy
-from rankseg_m2f.modeling.mask_former import ranked_targets
-from rankseg_m2f.modeling.matcher import HungarianMatcher
-from rankseg_m2f.modeling.options import build_criterion
+from rankseg_m2f.modeling.query.criterion import (
+    SetCriterion,
+    build_criterion,
+    dice_loss,
+    mask_cross_entropy,
+)
+from rankseg_m2f.modeling.query.matcher import HungarianMatcher
+from rankseg_m2f.modeling.query.ranked_queries import ranked_targets
 from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.loss import asymmetric_loss
 from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction

@@ -1,4 +1,4 @@
-"""Selection, oracle and ablations in whole models, images and clips."""
+"""LabelHints, oracle and ablations in whole models, images and clips."""
 
 import json
 import logging
@@ -17,7 +17,8 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.engine.predictor import Predictor, VideoPredictor
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.rankseg.head import HEADS
-from rankseg_m2f.rankseg.selection import TRAIN_SELECTIONS, Selection
+from rankseg_m2f.rankseg.hints import LabelHints
+from rankseg_m2f.rankseg.policy import TRAIN_SELECTIONS
 
 IMAGES = ("image_r50_baseline", "image_r50_rankseg", "image_swin_rankseg_kappaK")
 VIDEO = "video_vis_rankseg_k10"
@@ -45,8 +46,8 @@ def inputs_with_truth(case, labels, masks=False):
     return inputs
 
 
-def with_selection(inputs, selection):
-    return [{**x, "selection": selection} for x in inputs]
+def with_hints(inputs, hints):
+    return [{**x, "label_hints": hints} for x in inputs]
 
 
 def leaves(value):
@@ -74,7 +75,7 @@ def test_an_exact_set_is_the_oracle_to_the_bit(name, labels):
     case = load_case(name)
     inputs = inputs_with_truth(case, [*labels, 255])
     oracle = case.model(*SEMANTIC, "MODEL.RANKSEG.USE_GT_EVAL", "True")(inputs)
-    exact = case.model(*SEMANTIC)(with_selection(case.inputs, Selection(labels=set(labels))))
+    exact = case.model(*SEMANTIC)(with_hints(case.inputs, LabelHints(labels=set(labels))))
     assert_same(exact, oracle)
     for result in exact:
         allowed = set(labels)
@@ -96,7 +97,7 @@ def test_the_trained_oracle_of_plain_models(name):
         for use_gt in (True, False)
     ]
     trained = models[0](inputs)
-    exact = models[1](with_selection(case.inputs, Selection(labels=labels)))
+    exact = models[1](with_hints(case.inputs, LabelHints(labels=labels)))
     # Of closed labels the official oracle leaves a probability of e⁻¹⁰⁰, a selection none.
     assert_same(trained, exact, atol=1e-40)
 
@@ -135,14 +136,14 @@ def test_denied_labels_never_win_and_forced_ones_are_ranked(name):
     model = case.model(*SEMANTIC)
     free = model(case.inputs)[0]
     popular = free["sem_seg"].argmax(0).flatten().mode().values.item()
-    (denied, *_) = model(with_selection(case.inputs, Selection(deny=[popular])))
+    (denied, *_) = model(with_hints(case.inputs, LabelHints(deny=[popular])))
     assert not (denied["sem_seg"].argmax(0) == popular).any()
     if model.ml_head is None:
         return
     assert popular not in denied["label_ranking"]
     assert torch.equal(denied["label_scores"], free["label_scores"])
     last = free["label_scores"].argmin().item()
-    (forced, *_) = model(with_selection(case.inputs, Selection(force=[last])))
+    (forced, *_) = model(with_hints(case.inputs, LabelHints(force=[last])))
     assert last in forced["label_ranking"]
     assert len(forced["label_ranking"]) == len(free["label_ranking"])
 
@@ -159,8 +160,8 @@ def test_instances_are_of_allowed_labels_alone(name):
     model = case.model(*keys)
     model = WindowedModel(model, 2, 1) if name == "windows" else model
 
-    def labels(selection):
-        result = model(with_selection(case.inputs, selection))[0]
+    def labels(hints):
+        result = model(with_hints(case.inputs, hints))[0]
         if "instances" not in result:
             assert len(result["pred_masks"]) == len(result["pred_scores"])
             return result["pred_labels"]
@@ -169,19 +170,19 @@ def test_instances_are_of_allowed_labels_alone(name):
         return found.pred_classes.tolist()
 
     queries = case.cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-    found = labels(Selection(allow=[1]))
+    found = labels(LabelHints(allow=[1]))
     assert set(found) == {1} and (name == "windows" or len(found) == queries)
-    assert set(labels(Selection(deny=[0, 2]))) & {0, 1, 2} <= {1}
-    assert labels(Selection(labels=[])) == []
+    assert set(labels(LabelHints(deny=[0, 2]))) & {0, 1, 2} <= {1}
+    assert labels(LabelHints(labels=[])) == []
 
 
 @torch.no_grad()
 def test_inputs_of_a_batch_are_selected_apart():
     case = load_case("image_r50_rankseg")
     model = case.model("MODEL.RANKSEG.EVAL_MASS", "0.5")
-    wishes = (Selection(), Selection(labels=range(60)), Selection(deny=[0], force=[9]))
-    batch = [{**case.inputs[0], "selection": wish} for wish in wishes]
-    batch[0].pop("selection")
+    wishes = (LabelHints(), LabelHints(labels=range(60)), LabelHints(deny=[0], force=[9]))
+    batch = [{**case.inputs[0], "label_hints": wish} for wish in wishes]
+    batch[0].pop("label_hints")
     together, alone = model(batch), [model([x])[0] for x in batch]
     for a, b in zip(together, alone, strict=True):
         assert torch.equal(a["label_ranking"], b["label_ranking"])
@@ -210,13 +211,13 @@ def test_kappa_at_evaluation(kappa):
     model = case.model("MODEL.RANKSEG.TOPK_EVAL", str(kappa))
     (result,) = model(case.inputs)
     assert len(result["label_ranking"]) == min(kappa, 40)
-    _, (layer,), presence_logits = model.decode(case.inputs)
-    selected = model.select_labels(presence_logits, Selection())
+    prediction = model.predict(model.clips(case.inputs))
+    (layer,), candidates = prediction.layers, model.policy.choose(prediction.presence_logits)
     weight, bias = model.ml_norm.weight, model.ml_norm.bias
-    columns = [min(i, 9) for i in range(len(selected.ids))] + [10]
-    logits = layer.class_logits[0][:, [*selected.ids.tolist(), 40]]
+    columns = [min(i, 9) for i in range(len(candidates.ids))] + [10]
+    logits = layer.class_logits[0][:, [*candidates.ids.tolist(), 40]]
     logits = torch.nn.functional.layer_norm(logits, (len(columns),), weight[columns], bias[columns])
-    torch.testing.assert_close(model.class_scores(layer, selected), logits.softmax(-1))
+    torch.testing.assert_close(model.class_scores(layer, candidates), logits.softmax(-1))
 
 
 @pytest.mark.parametrize(
@@ -286,14 +287,14 @@ def test_kept_labels_have_a_loss():
     dice = {}
     for selection in ("official", "keep_present"):
         model = case.model("MODEL.RANKSEG.TRAIN_SELECTION", selection)
-        clips, layers, presence_logits = model.train().decode(inputs)
+        clips = model.train().clips(inputs)
+        prediction, targets = model.predict(clips), model.targets(clips)
         with torch.no_grad():
             # No present label is among the 50 best.
-            presence_logits[:, [4, 9, 77]] = -1000.0
-        targets = clips.targets(model.num_labels)
-        ranked = model.rank(presence_logits, targets)
-        layers = [model.rank_layer(layer, ranked.with_void()) for layer in layers]
-        dice[selection] = model.losses(layers, targets, presence_logits, ranked)["loss_dice"]
+            prediction.presence_logits[:, [4, 9, 77]] = -1000.0
+        ranked = model.policy.train(prediction.presence_logits, targets.presence)
+        losses = model.losses(model.ranked(prediction, ranked), targets, ranked)
+        dice[selection] = losses["loss_dice"]
     assert dice["official"] == 0 and dice["keep_present"] > 0
 
 
@@ -303,8 +304,8 @@ def test_the_head_reads_the_queries_of_its_layer(place):
     model = case.model("MODEL.RANKSEG.QUERY_LAYER", str(place)).train()
     seen = []
     model.ml_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    _, layers, presence_logits = model.decode(case.inputs)
-    queries = [layer.queries for layer in layers]
+    prediction = model.predict(model.clips(case.inputs))
+    queries, presence_logits = [x.queries for x in prediction.layers], prediction.presence_logits
     assert len(queries) == 5
     assert [torch.equal(x, seen[0]) for x in queries] == [i == place for i in range(5)]
     grads = torch.autograd.grad(presence_logits.square().sum(), queries, allow_unused=True)
@@ -340,12 +341,12 @@ def test_cosines_with_a_scale():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("TRAIN_SELECTION", "none", "'none' is none of official, keep_present, schedule, all"),
+        ("TRAIN_SELECTION", "none", "'none' must be one of official, keep_present, schedule, all"),
         ("TRAIN_SCHEDULE", "(0.5, 0.5)", "TRAIN_SCHEDULE="),
         ("TRAIN_SCHEDULE", "(0.5, 1.5)", "TRAIN_SCHEDULE="),
         ("TOPK_EVAL", "-1", "TOPK_EVAL=-1 must be 0 or more"),
-        ("EVAL_MIN_SCORE", "1.5", r"EVAL_MIN_SCORE=1\.5 in \[0, 1\]"),
-        ("EVAL_MASS", "0.0", r"EVAL_MASS=0\.0 in \(0, 1\]"),
+        ("EVAL_MIN_SCORE", "1.5", r"EVAL_MIN_SCORE=1\.5 must lie in \[0, 1\]"),
+        ("EVAL_MASS", "0.0", r"EVAL_MASS=0\.0 must lie in \(0, 1\]"),
         ("HEAD", "guess", "HEAD='guess'"),
     ],
 )
@@ -389,14 +390,16 @@ def test_predictors_take_a_selection(predictors):
     image = load_case("image_r50_rankseg").inputs[0]["image"].byte().permute(1, 2, 0).numpy()
     for predict, thing in zip(predictors, (image, [image] * 2), strict=True):
         free = predict(thing)["label_ranking"]
-        assert predict(thing, Selection(labels=[5, 6]))["label_ranking"].sort().values.tolist() == [
+        assert predict(thing, LabelHints(labels=[5, 6]))[
+            "label_ranking"
+        ].sort().values.tolist() == [
             5,
             6,
         ]
-        predict.selection = Selection(deny=[free[0].item()])
+        predict.hints = LabelHints(deny=[free[0].item()])
         assert free[0] not in predict(thing)["label_ranking"]
-        assert free[0] in predict(thing, Selection())["label_ranking"]
-        predict.selection = Selection()
+        assert free[0] in predict(thing, LabelHints())["label_ranking"]
+        predict.hints = LabelHints()
 
 
 COLOUR = np.full((64, 80, 3), 90, dtype=np.uint8)

@@ -4,14 +4,13 @@ Tolerances are those of fp32 noise, measured by running the official code with o
 and without oneDNN.
 """
 
-from dataclasses import replace
-
 import pytest
 import torch
 from golden import IMAGE_CASES, SEM_SEG_STEP, load_case
 
+from rankseg_m2f.modeling.query.ranked_queries import rank_layer
 from rankseg_m2f.structures.clip import ClipBatch
-from rankseg_m2f.structures.predictions import SelectedScores
+from rankseg_m2f.structures.predictions import DecoderPrediction, SelectedScores
 
 cases = pytest.mark.parametrize("name", IMAGE_CASES)
 
@@ -71,13 +70,13 @@ def test_ranking_of_every_layer(name):
     layers = run_layers(case, model)[-1]
     with torch.no_grad():
         presence_logits = model.presence_logits(layers)
-        ranked = model.rank(presence_logits, []).with_void()
+        ranked = model.policy.train(presence_logits).with_void()
         close(presence_logits, official["img_pred"], 3e-6)
         assert torch.equal(ranked.index, official["topk_index"])
         for i, layer in enumerate(layers):
             key = "pred_logits" if layer is layers[-1] else f"aux_pred_logits.{i}"
             close(ranked.gather(layer.class_logits, 2), official[f"gathered_{key}"], 5e-5)
-            logits = model.rank_layer(layer, ranked).class_logits
+            logits = rank_layer(layer, ranked, model.ml_norm).class_logits
             close(logits, official[f"ln_{key}"], 5e-5)
         close(ranked.scatter(logits, 2), official["final_pred_logits"], 5e-5)
 
@@ -86,11 +85,12 @@ def test_oracle_logits():
     case = load_case("image_r50_gt")
     model = case.model()
     clips, *_, layers = run_layers(case, model)
-    masked = model.apply_oracle(layers, clips.labels())
+    prediction, presence = DecoderPrediction(None, layers), model.presence(clips)
+    masked = model.mask_absent(prediction, presence).layers
     close(masked[-1].class_logits, case.outputs["final_pred_logits"], 5e-5)
     assert masked[0] is layers[0]  # officially, the auxiliary layers are spared
-    model.rank_options = replace(model.rank_options, oracle_aux=True)
-    assert (model.apply_oracle(layers, clips.labels())[0].class_logits == -100).any()
+    model.oracle_aux = True
+    assert (model.mask_absent(prediction, presence).layers[0].class_logits == -100).any()
 
 
 @cases

@@ -10,7 +10,7 @@ from torch import nn
 from rankseg_m2f.engine import predictor
 from rankseg_m2f.modeling.pixel.ranked_pixel_head import RankedPixelHead
 from rankseg_m2f.rankseg.head import HEADS
-from rankseg_m2f.rankseg.selection import Selection
+from rankseg_m2f.rankseg.hints import LabelHints
 from rankseg_m2f.weights.metadata import label_names
 
 K = 9
@@ -74,11 +74,11 @@ def test_readmes_example_promises_what_its_config_gives(monkeypatch):
     (block,) = readmes_blocks(of_engine=True)
     names = {"rgb_image": "an image"}
     exec(block, names)
-    (image,), (_, selection) = calls
+    (image,), (_, hints) = calls
     assert image == "an image"
     cfg = names["cfg"]
     sky = label_names(cfg).index("sky")
-    assert selection == Selection(deny=[sky])
+    assert hints == LabelHints(deny=[sky])
     test = cfg.MODEL.MASK_FORMER.TEST
     given = {
         "sem_seg": test.SEMANTIC_ON,

@@ -139,7 +139,7 @@ def test_the_own_setting_is_what_an_evaluation_gives(scenes, tmp_path, monkeypat
             assert 1 <= results["labels"]["kappa"] < 30
         elif setting.selection:
             # The truth selects as many as there are, but where an oracle closes labels before.
-            if not setting.oracle or model.rank_options.oracle_train:
+            if not setting.oracle or model.policy.oracle_train:
                 assert results["labels"]["kappa"] == setting.kappa
             folder = tmp_path / "sweep" / setting.name
             assert (folder / f"per_image_labels_{name}.npz").is_file()

@@ -10,6 +10,7 @@ import torch
 from golden import load_case
 from test_official_parity import check_layers, close
 
+from rankseg_m2f.modeling.query.ranked_queries import rank_layer
 from rankseg_m2f.structures.predictions import LabelMaps
 
 CASES = [
@@ -32,12 +33,13 @@ def test_features_decoder_layers_and_ranks(name):
         return
     with torch.no_grad():
         presence_logits = model.presence_logits(layers)
-        ranked = model.rank(presence_logits, []).with_void()
+        ranked = model.policy.train(presence_logits).with_void()
         close(presence_logits, official["img_pred"], 3e-6)
         assert torch.equal(ranked.index, official["topk_index"])
         for i, layer in enumerate(layers):
             key = "pred_logits" if layer is layers[-1] else f"aux_pred_logits.{i}"
-            close(model.rank_layer(layer, ranked).class_logits, official[f"ln_{key}"], 5e-5)
+            logits = rank_layer(layer, ranked, model.ml_norm).class_logits
+            close(logits, official[f"ln_{key}"], 5e-5)
 
 
 @cases

@@ -8,7 +8,9 @@ import torch
 from golden import load_case
 from pycocotools import mask as coco_mask
 
-from rankseg_m2f.engine.windows import Track, Window, WindowedModel, match, windows
+from rankseg_m2f.engine.windows import WindowedModel, windows
+from rankseg_m2f.evaluation.rle import encode
+from rankseg_m2f.modeling.query.tracks import Track, Window, match
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 6, 7, 9, 17])
@@ -32,7 +34,7 @@ def test_one_window_gives_what_the_model_gives(ranked):
     case = load_case("video_vis_rankseg_k10")
     model = case.model("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "True")
     if not ranked:
-        model.rank_options = replace(model.rank_options, selection=False)
+        model.policy = replace(model.policy, selection=False)
     with torch.no_grad():
         (whole,) = model(case.inputs)
         (found,) = WindowedModel(model, window=3, overlap=1)(case.inputs)
@@ -96,12 +98,14 @@ def test_matching_is_by_place_and_class():
 
 def test_a_track_without_successor_ends_and_a_new_one_begins():
     case = load_case("video_vis_rankseg_k10")
-    windowed = WindowedModel(case.model(), window=2, overlap=1)
+    tracks = case.model().tracks(encode)
     logits = torch.eye(3) * 9
     gone = Track(logits[0], 1, 0.9, coarse_masks(1)[0], [{"a": 1}, {"b": 2}])
     found = Window(logits[[1]], torch.tensor([0.8]), coarse_masks(6), [[{"c": 3}]])
-    tracks = windowed.continued([gone], found, seen=1, done=2)
-    assert [track.rles for track in tracks] == [
+    tracks.tracks, tracks.done = [gone], 2
+    tracks.extend(found, seen=1)
+    assert tracks.done == 3
+    assert [track.rles for track in tracks.tracks] == [
         [{"a": 1}, {"b": 2}, None],
         [None, None, {"c": 3}],
     ]

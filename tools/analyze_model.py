@@ -29,6 +29,9 @@ from rankseg_m2f.engine.config_checks import check_model
 from rankseg_m2f.engine.outputs import check_file
 from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.files import replacing
+from rankseg_m2f.modeling.segmentor import Segmentor
+from rankseg_m2f.rankseg.labels import RankedLabels
+from rankseg_m2f.structures.predictions import Prediction
 
 aten = torch.ops.aten
 _MI, _GI = 2**20, 2**30
@@ -76,12 +79,12 @@ def analyze(cfg: Config, size: tuple[int, int] = (640, 640), frames: int = 1) ->
         frames: T of the clip; 1 is an image.
 
     Raises:
-        UserError: a size or number of frames below 1, a config that makes no model, or a model
-            without the method `infer`.
+        UserError: a size or number of frames below 1, or a model that is no `Segmentor`.
     """
     if min(*size, frames) < 1:
         raise UserError(f"size {size[0]} x {size[1]} and {frames} frames must be 1 or more")
     model = _build(cfg)
+    network = Network(model)
     flops = FlopCounterMode(display=False, custom_mapping=_FVCORE_FLOPS)
     activations = FlopCounterMode(display=False, custom_mapping=_ACTIVATIONS)
     image = torch.empty(3, *size, dtype=torch.uint8, device="meta")
@@ -91,7 +94,7 @@ def analyze(cfg: Config, size: tuple[int, int] = (640, 640), frames: int = 1) ->
     if cfg.MODEL.RANKSEG.SCORES:
         sample["label_scores"] = torch.empty(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, device="meta")
     with no_autocast, activations, flops:
-        model([sample])
+        network(sample)
     flops_of = _by_module(flops, model)
     activations_of = _by_module(activations, model)
     rows = [
@@ -106,8 +109,24 @@ def analyze(cfg: Config, size: tuple[int, int] = (640, 640), frames: int = 1) ->
     return Analysis(rows, tuple(size), frames)
 
 
-def _build(cfg: Config) -> nn.Module:
-    """The model on the meta device, its `infer` cut off."""
+class Network(nn.Module):
+    """What of a segmentor is counted: all up to the logits of the labels selected."""
+
+    def __init__(self, model: Segmentor):
+        super().__init__()
+        self.model = model
+
+    def forward(self, sample: dict) -> Prediction:
+        """Which labels are selected needs values, that is, how many is all there is to it."""
+        prediction, policy = self.model.predict(self.model.clips([sample])), self.model.policy
+        if not policy.selection:
+            return self.model.ranked(prediction, None)
+        ranked = RankedLabels.top(prediction.presence_logits, policy.kappa_eval)
+        return self.model.ranked(prediction, ranked)
+
+
+def _build(cfg: Config) -> Segmentor:
+    """The model on the meta device."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
@@ -119,19 +138,17 @@ def _build(cfg: Config) -> nn.Module:
     with torch.device("meta"):
         # Without gradients: PyTorch's module tracker stumbles over views of parameters.
         model = build_model(cfg).eval().requires_grad_(False)
-    if not hasattr(model, "infer"):
+    if not isinstance(model, Segmentor):
         raise UserError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} has no method `infer` that "
-            "holds its post-processing, so it cannot be left out of the count"
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} is not a Segmentor, so its "
+            "post-processing cannot be left out of the count"
         )
-    # Post-processing is not part of the model's cost, and some of it needs values.
-    model.infer = lambda *args, **kwargs: []
     return model
 
 
 def _by_module(counter: FlopCounterMode, model: nn.Module) -> dict[str, int]:
     """Counts per dotted name."""
-    root = type(model).__name__
+    root = Network.__name__
     counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     totals: dict[str, int] = {}
 
@@ -142,7 +159,8 @@ def _by_module(counter: FlopCounterMode, model: nn.Module) -> dict[str, int]:
         )
         # What ran inside the module's own call lacks children that others call: all of a list,
         # and the `downsample` of a Swin stage.
-        totals[name] = max(counted.get(f"{root}.{name}" if name else root, 0), below)
+        own = counted.get(f"{root}.model.{name}" if name else root, 0)
+        totals[name] = max(own, below)
         return totals[name]
 
     visit("", model)

@@ -8,11 +8,11 @@ from detectron2.utils.registry import Registry
 
 # Imported for its registration under the name configs use, as `mask_former` is elsewhere.
 import rankseg_m2f.modeling.label_classifier
-import rankseg_m2f.modeling.mask_former  # noqa: F401
+import rankseg_m2f.modeling.query.mask_former  # noqa: F401
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.errors import UserError, require_one_of
-from rankseg_m2f.modeling.masked_decoder import TRANSFORMER_DECODER_REGISTRY
+from rankseg_m2f.modeling.query.masked_decoder import TRANSFORMER_DECODER_REGISTRY
 from rankseg_m2f.ops import backends
 
 # Values of metadata's evaluator_type for datasets of videos.

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from rankseg_m2f.data.loader import build_test_loader, load_records
@@ -21,7 +22,7 @@ from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.files import replacing
-from rankseg_m2f.modeling.mask_former import MaskFormer
+from rankseg_m2f.modeling.segmentor import Segmentor, given_results
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +35,14 @@ class EvaluationSet:
         folder: of results.
         truth: its records' ground truth.
         loader: of its records.
-        judges: evaluators, which nothing has been shown to.
+        evaluators: which nothing has been shown to.
     """
 
     name: str
     folder: Path
     truth: GroundTruth
     loader: DataLoader
-    judges: DatasetEvaluators
+    evaluators: DatasetEvaluators
 
     @classmethod
     def of(cls, cfg: CfgNode, name: str) -> "EvaluationSet":
@@ -55,7 +56,8 @@ class EvaluationSet:
         records = load_records([name])
         truth = GroundTruth.of(name, records)
         loader = build_test_loader(cfg, name, records)
-        return cls(name, folder, truth, loader, build_evaluator(cfg, name, str(folder), truth))
+        evaluators = build_evaluator(cfg, name, str(folder), truth, given_results(cfg))
+        return cls(name, folder, truth, loader, evaluators)
 
 
 def evaluate(
@@ -74,19 +76,20 @@ def evaluate(
         By task, or by dataset and task if there are several datasets; on the main process.
     """
     _share_buffers(model)
-    test, bare = cfg.MODEL.MASK_FORMER.TEST, getattr(model, "module", model)
-    segments = isinstance(bare, MaskFormer)
+    test = cfg.MODEL.MASK_FORMER.TEST
+    bare = model.module if isinstance(model, DistributedDataParallel) else model
+    segments = isinstance(bare, Segmentor) and bool(bare.gives)
     if test.WINDOW and segments:
         model = WindowedModel(bare, test.WINDOW, test.WINDOW_OVERLAP)
     results = OrderedDict()
     for part in tests or (EvaluationSet.of(cfg, name) for name in cfg.DATASETS.TEST):
-        found = inference_on_dataset(model, part.loader, part.judges)
+        found = inference_on_dataset(model, part.loader, part.evaluators)
         _publish(part.name, found, part.folder)
         video = isinstance(part.truth, VideoTruth)
         if multi_scale and segments and part.truth.has_maps and not video:
             views = MultiScaleModel(cfg, bare)
-            judge = SemanticEvaluator(part.name, str(part.folder / "multi_scale"), part.truth)
-            again = inference_on_dataset(views, part.loader, judge)
+            evaluator = SemanticEvaluator(part.name, str(part.folder / "multi_scale"), part.truth)
+            again = inference_on_dataset(views, part.loader, evaluator)
             found.update({f"{task}_TTA": metrics for task, metrics in again.items()})
             _publish(part.name, found, part.folder)
         if comm.is_main_process():

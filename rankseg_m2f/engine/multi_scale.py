@@ -1,6 +1,5 @@
 """Multi-scale and flip inference (TEST.AUG), for semantic results."""
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,23 +10,22 @@ from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 
 from rankseg_m2f.images import read_image
+from rankseg_m2f.modeling.segmentor import Segmentor
 
 
 class MultiScaleModel(nn.Module):
     """Averages a model's semantic scores over TEST.AUG.MIN_SIZES, mirrored too if TEST.AUG.FLIP."""
 
-    def __init__(self, cfg: CfgNode, model: nn.Module):
-        """
-        Args:
-            model: `MaskFormer`; it is not changed.
-        """
+    def __init__(self, cfg: CfgNode, model: Segmentor):
         super().__init__()
-        # Scores of different selections cannot be averaged, so all K are asked for; parameters
-        # are shared with the original.
-        self.model = copy.copy(model)
-        self.model.rank_options = replace(self.model.rank_options, full_sem_seg=True)
-        self.model.inference_options = replace(
-            self.model.inference_options, semantic=True, panoptic=False, instance=False
+        self.model = model
+        # Scores of different selections cannot be averaged, so all K are asked for.
+        self.options = replace(
+            model.inference_options,
+            semantic=True,
+            panoptic=False,
+            instance=False,
+            full_sem_seg=True,
         )
         self.image_format = cfg.INPUT.FORMAT
         self.views = DatasetMapperTTA(cfg)
@@ -49,9 +47,16 @@ class MultiScaleModel(nn.Module):
         total = None
         for view in views:
             mirrored = any(isinstance(t, HFlipTransform) for t in view.pop("transforms").transforms)
-            scores = self.model([view])[0].pop("sem_seg")
+            scores = self._view_scores(view)
             scores = scores.flip(2) if mirrored else scores
             # Scores of a view too large for the GPU come back on the CPU.
             total = scores if total is None else total.add_(scores.to(total.device))
             del scores
         return total.div_(len(views))
+
+    def _view_scores(self, view: dict) -> Tensor:
+        clips = self.model.clips([view])
+        hints = self.model.hints([view], clips)
+        prediction = self.model.predict(clips)
+        (result,) = self.model.results(prediction, clips, hints, options=self.options)
+        return result["sem_seg"]

@@ -12,7 +12,7 @@ from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.engine.config_checks import check_model
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.errors import UserError
-from rankseg_m2f.rankseg.selection import Selection
+from rankseg_m2f.rankseg.hints import LabelHints
 from rankseg_m2f.weights.checkpoint import load_model
 from rankseg_m2f.weights.metadata import label_names
 
@@ -39,8 +39,8 @@ class Predictor:
 
     Attributes:
         label_names: K names, or none where the config's datasets have none.
-        selection: what is known about the labels of all inputs to come, such as
-            ``Selection(deny=[3])``; a call may say otherwise.
+        hints: what is known about the labels of all inputs to come, such as
+            ``LabelHints(deny=[3])``; a call may say otherwise.
     """
 
     def __init__(self, cfg: CfgNode, trust: bool = False, allow_partial: bool = False):
@@ -60,30 +60,30 @@ class Predictor:
             )
         self.model, _ = load_model(cfg, trust=trust, allow_partial=allow_partial)
         self.label_names = label_names(cfg)
-        self.selection = Selection()
+        self.hints = LabelHints()
         self.image_format = cfg.INPUT.FORMAT
         self.augmentations = T.AugmentationList(resize_for_test(cfg))
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray, selection: Selection | None = None) -> dict:
-        """Results as `MaskFormer.forward` gives them, at the image's own size.
+    def __call__(self, image: np.ndarray, hints: LabelHints | None = None) -> dict:
+        """Results as `Segmentor.forward` gives them, at the image's own size.
 
         Args:
             image: (H, W, 3) uint8, RGB.
-            selection: what is known about this image's labels; None: `self.selection`.
+            hints: what is known about this image's labels; None: `self.hints`.
 
         Raises:
             TypeError: no NumPy array.
             ValueError: one of another shape or dtype.
         """
         image = _checked(image)
-        return self.model([self.sample(self.resized(image), image, selection)])[0]
+        return self.model([self.sample(self.resized(image), image, hints)])[0]
 
-    def sample(self, images, original: np.ndarray, selection: Selection | None) -> dict:
+    def sample(self, images, original: np.ndarray, hints: LabelHints | None) -> dict:
         """The model's input: `images` as it takes them, results at the size of `original`."""
         height, width = original.shape[:2]
-        chosen = self.selection if selection is None else selection
-        return {"image": images, "height": height, "width": width, "selection": chosen}
+        known = self.hints if hints is None else hints
+        return {"image": images, "height": height, "width": width, "label_hints": known}
 
     def resized(self, image: np.ndarray) -> torch.Tensor:
         """(3, h, w) uint8 as the model takes it."""
@@ -108,12 +108,12 @@ class VideoPredictor(Predictor):
         ).eval()
 
     @torch.inference_mode()
-    def __call__(self, frames: Iterable[np.ndarray], selection: Selection | None = None) -> dict:
+    def __call__(self, frames: Iterable[np.ndarray], hints: LabelHints | None = None) -> dict:
         """Results as `WindowedModel` gives them, at the video's own size.
 
         Args:
             frames: (H, W, 3) uint8, RGB; read once.
-            selection: what is known about this video's labels; None: `self.selection`.
+            hints: what is known about this video's labels; None: `self.hints`.
 
         Raises:
             TypeError: a frame is no NumPy array.
@@ -124,4 +124,4 @@ class VideoPredictor(Predictor):
         if first is None:
             raise ValueError("the video has no frame")
         images = map(self.resized, itertools.chain([first], stream))
-        return self.windowed([self.sample(images, first, selection)])[0]
+        return self.windowed([self.sample(images, first, hints)])[0]

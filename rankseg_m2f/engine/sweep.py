@@ -3,7 +3,6 @@
 Shapes: K labels, κ selected labels.
 """
 
-import copy
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
-from rankseg_m2f.modeling.mask_former import MaskFormer
-from rankseg_m2f.modeling.options import RankOptions
+from rankseg_m2f.modeling.segmentor import Segmentor, given_results
+from rankseg_m2f.rankseg.policy import RankPolicy
 
 BOTH = (False, True)
 
@@ -33,7 +32,7 @@ class Setting:
         temperature: that of each rank applies; without selection, to all K labels sorted.
         oracle: only labels of the ground truth can be predicted: all of them, whatever κ is; with
             MODEL.RANKSEG.USE_GT those among the κ selected.
-        min_score, mass: dynamic κ, see `rankseg.selection.label_count`.
+        min_score, mass: dynamic κ, see `rankseg.policy.label_count`.
     """
 
     kappa: int
@@ -44,12 +43,12 @@ class Setting:
     mass: float = 1.0
 
     @classmethod
-    def of(cls, model: MaskFormer) -> "Setting":
+    def of(cls, model: Segmentor) -> "Setting":
         """The one the model's config asks for."""
-        own = model.rank_options
+        own = model.policy
         oracle = own.oracle_eval or own.oracle_train
         if not own.selection:
-            return cls(model.num_labels, False, False, oracle)
+            return cls(own.num_labels, False, False, oracle)
         return cls(own.kappa_eval, True, own.temperature, oracle, own.min_score, own.mass)
 
     @property
@@ -66,7 +65,7 @@ class Setting:
         parts += [part for part in ("temperature", "oracle") if getattr(self, part)]
         return "-".join(parts)
 
-    def options(self, base: RankOptions) -> RankOptions:
+    def policy(self, base: RankPolicy) -> RankPolicy:
         """`base` with this setting."""
         return replace(
             base,
@@ -79,25 +78,24 @@ class Setting:
             oracle_eval=self.oracle and not base.oracle_train,
         )
 
-    def obstacle(self, model: MaskFormer) -> str | None:
+    def unavailable_reason(self, model: Segmentor) -> str | None:
         """Why the model has no such setting; None if it has."""
-        ranks_labels = model.ml_head is not None or model.rank_options.given_scores
-        if self.selection and not ranks_labels:
+        if self.selection and not model.scores_labels:
             return "the model has no multi-label head that could rank labels"
-        if model.rank_options.oracle_train and not self.oracle:
+        if model.policy.oracle_train and not self.oracle:
             return "an oracle rules before labels are ranked: set MODEL.RANKSEG.USE_GT False"
         if not self.temperature:
             return None
         if model.ml_norm is None:
             return "the model has no temperatures"
-        ranks = model.ml_norm.ranks - 1
+        ranks = model.policy.ranks
         if self.kappa > ranks and model.ml_norm.weight.numel() > 1:
             return f"the model was trained with κ = {ranks} and has no temperature of later ranks"
         return None
 
 
 def grid(
-    model: MaskFormer,
+    model: Segmentor,
     kappas: Collection[int] | None = None,
     selection: Iterable[bool] = BOTH,
     temperature: Iterable[bool] = BOTH,
@@ -115,12 +113,11 @@ def grid(
     Raises:
         UserError: κ < 1, or a model that segments nothing.
     """
-    if not isinstance(model, MaskFormer):
+    if not isinstance(model, Segmentor) or not model.gives:
         raise UserError(f"a sweep needs a segmentor, and {type(model).__name__} is none")
     num_labels = model.num_labels
     if kappas is None:
-        most = model.rank_options.kappa or num_labels
-        kappas = {max(1, most * eighths // 8) for eighths in (1, 2, 4, 6, 8)}
+        kappas = {max(1, model.policy.kappa * eighths // 8) for eighths in (1, 2, 4, 6, 8)}
     if min(kappas, default=1) < 1:
         raise UserError(f"κ = {min(kappas)}: selection needs at least one of {num_labels} labels")
     kappas = sorted({min(kappa, num_labels) for kappa in kappas})
@@ -132,14 +129,15 @@ def grid(
         for selects in sorted(set(selection))
         for kappa in (kappas if selects else [num_labels])
     ]
-    obstacles = {setting: setting.obstacle(model) for setting in wanted}
-    settings = [Setting.of(model), *(s for s, obstacle in obstacles.items() if obstacle is None)]
-    return list(dict.fromkeys(settings)), {s.name: o for s, o in obstacles.items() if o is not None}
+    reasons = {setting: setting.unavailable_reason(model) for setting in wanted}
+    settings = [Setting.of(model), *(s for s, reason in reasons.items() if reason is None)]
+    left_out = {s.name: reason for s, reason in reasons.items() if reason is not None}
+    return list(dict.fromkeys(settings)), left_out
 
 
 def sweep(
     cfg: CfgNode,
-    model: MaskFormer,
+    model: Segmentor,
     name: str,
     settings: Collection[Setting],
     folder: Path | None = None,
@@ -170,32 +168,26 @@ def sweep(
     records = load_records([name])
     loader = build_test_loader(cfg, name, records)
     truth = GroundTruth.of(name, records)
-    judges = {s: _judges(cfg, truth, folder and folder / s.name) for s in settings}
+    evaluators = {s: _evaluators(cfg, truth, folder and folder / s.name) for s in settings}
     with inference_context(model), torch.no_grad():
-        variants = {s: _variant(model, s) for s in settings}
+        policies = {s: s.policy(model.policy) for s in settings}
         for inputs in progress(loader):
-            clips, layers, presence_logits = model.decode(inputs)
-            for setting, variant in variants.items():
-                selections = variant.selections(inputs, clips)
-                outputs = variant.infer(layers[-1], presence_logits, selections, clips)
-                judges[setting].process(inputs, outputs)
-    return {setting: judge.evaluate() for setting, judge in judges.items()}
+            clips = model.clips(inputs)
+            prediction = model.predict(clips)
+            for setting, policy in policies.items():
+                hints = model.hints(inputs, clips, policy)
+                outputs = model.results(prediction, clips, hints, policy)
+                evaluators[setting].process(inputs, outputs)
+    return {setting: evaluator.evaluate() for setting, evaluator in evaluators.items()}
 
 
-def _variant(model: MaskFormer, setting: Setting) -> MaskFormer:
-    """The model with another setting; parameters are shared."""
-    variant = copy.copy(model)
-    variant.rank_options = setting.options(model.rank_options)
-    return variant
-
-
-def _judges(cfg: CfgNode, truth: GroundTruth, folder: Path | None) -> DatasetEvaluators:
+def _evaluators(cfg: CfgNode, truth: GroundTruth, folder: Path | None) -> DatasetEvaluators:
     """The dataset's evaluators, and that of errors."""
-    judges = [build_evaluator(cfg, truth.name, folder, truth)]
+    evaluators = [build_evaluator(cfg, truth.name, folder, truth, given_results(cfg))]
     test = cfg.MODEL.MASK_FORMER.TEST
     segments = test.PANOPTIC_ON and truth.has_segments
     if segments or (test.SEMANTIC_ON and truth.has_maps):
-        judges.append(ErrorEvaluator(truth.name, folder, truth, segments=segments))
-    judges = DatasetEvaluators(judges)
-    judges.reset()
-    return judges
+        evaluators.append(ErrorEvaluator(truth.name, folder, truth, segments=segments))
+    evaluators = DatasetEvaluators(evaluators)
+    evaluators.reset()
+    return evaluators

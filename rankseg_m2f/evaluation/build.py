@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Collection
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
@@ -30,14 +31,15 @@ EVALUATORS = {
     "ytvis": (VideoInstanceEvaluator,),
     "vspw": (VideoSemanticEvaluator,),
 }
-# Keys of MODEL.MASK_FORMER.TEST that make the model give such results.
-SWITCHES = {
-    PanopticEvaluator: "PANOPTIC_ON",
-    SemanticEvaluator: "SEMANTIC_ON",
-    InstanceEvaluator: "INSTANCE_ON",
-    VideoSemanticEvaluator: "SEMANTIC_ON",
-    VideoInstanceEvaluator: "INSTANCE_ON",
+# The kind of result that each of them reads, and keys of MODEL.MASK_FORMER.TEST that ask for it.
+READS = {
+    PanopticEvaluator: "panoptic",
+    SemanticEvaluator: "semantic",
+    InstanceEvaluator: "instance",
+    VideoSemanticEvaluator: "semantic",
+    VideoInstanceEvaluator: "instance",
 }
+SWITCHES = {"panoptic": "PANOPTIC_ON", "semantic": "SEMANTIC_ON", "instance": "INSTANCE_ON"}
 # Those that read annotations in a way of their own.
 WITHOUT_TRUTH = (InstanceEvaluator, VideoInstanceEvaluator)
 
@@ -47,14 +49,17 @@ def build_evaluator(
     dataset_name: str,
     output_dir: str | os.PathLike | None = None,
     truth: GroundTruth | None = None,
+    gives: Collection[str] | None = None,
 ) -> DatasetEvaluators:
-    """Evaluators of what the dataset can judge and MODEL.MASK_FORMER.TEST switches on.
+    """Evaluators of what the dataset can judge and the model gives.
 
-    The labels of the multi-label head are always judged, and of a LabelClassifier nothing else.
+    The labels of the multi-label head are always judged.
 
     Args:
         output_dir: where statistics per image and COCO results are written; None: nowhere.
         truth: the dataset's; None: read from Detectron2's catalog.
+        gives: kinds of results of the model, of `SWITCHES`; None: those MODEL.MASK_FORMER.TEST
+            switches on.
 
     Raises:
         UserError: the dataset's `evaluator_type` is not in `EVALUATORS`; or TEST.DUMP_PREDICTIONS
@@ -68,17 +73,17 @@ def build_evaluator(
             f"evaluation/build.py has only {', '.join(EVALUATORS)}; is the dataset registered "
             "(DATASETS.DEFINITIONS)?"
         )
-    switched_on = cfg.MODEL.MASK_FORMER.TEST
-    segments = cfg.MODEL.META_ARCHITECTURE != "LabelClassifier"
-    judged = [e for e in EVALUATORS[kind] if segments and switched_on[SWITCHES[e]]]
+    if gives is None:
+        gives = {result for result, key in SWITCHES.items() if cfg.MODEL.MASK_FORMER.TEST[key]}
+    judged = [e for e in EVALUATORS[kind] if READS[e] in gives]
     if InstanceEvaluator in judged and metadata.get("json_file") is None:
         logger.warning("Dataset %s has no instances json: no AP", dataset_name)
         judged.remove(InstanceEvaluator)
-    if segments and not judged:
+    if gives and not judged:
         logger.warning(
             "Dataset %s judges nothing that MODEL.MASK_FORMER.TEST switches on; its %s would do",
             dataset_name,
-            " or ".join(SWITCHES[e] for e in EVALUATORS[kind]),
+            " or ".join(SWITCHES[READS[e]] for e in EVALUATORS[kind]),
         )
     if InstanceEvaluator in judged and kind.startswith("cityscapes"):
         logger.warning("AP of %s is COCO's, not that of Cityscapes' benchmark", dataset_name)

@@ -3,6 +3,9 @@
 Shapes: B clips, T frames, K labels, κ ranked labels, C channels, h, w of the last feature map.
 """
 
+from collections.abc import Iterator
+from typing import ClassVar
+
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor, nn
@@ -10,55 +13,48 @@ from torch import Tensor, nn
 # Imported for its registration under the name configs use.
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
-from rankseg_m2f.modeling.clip_model import ClipModel
-from rankseg_m2f.modeling.options import RankOptions, build_rank_options, label_head
-from rankseg_m2f.modeling.ranking import label_results
+from rankseg_m2f.modeling.rank_parts import build_head, build_policy
+from rankseg_m2f.modeling.results import InferenceOptions, build_inference_options
+from rankseg_m2f.modeling.segmentor import Segmentor
 from rankseg_m2f.rankseg.head import tokens_of_map
-from rankseg_m2f.rankseg.loss import asymmetric_loss
-from rankseg_m2f.rankseg.presence import presence_of_labels
-from rankseg_m2f.rankseg.selection import Selection, select
+from rankseg_m2f.rankseg.labels import RankedLabels
+from rankseg_m2f.rankseg.policy import CandidateLabels
+from rankseg_m2f.structures.clip import ClipBatch, Sizes
+from rankseg_m2f.structures.predictions import Prediction, SelectedScores, Targets
 
 
 @META_ARCH_REGISTRY.register()
-class LabelClassifier(ClipModel):
+class LabelClassifier(Segmentor):
     """Backbone and multi-label head; with a head of two decoder layers it is Query2Label.
 
-    The pixels of all frames are the head's tokens, so a clip has one prediction. Unlike
-    Query2Label's, they are given no position.
+    A segmentor without segments: it is trained by the loss of its multi-label head, and its results
+    are those of labels alone. The pixels of all frames are the head's tokens, so a clip has one
+    prediction. Unlike Query2Label's, they are given no position.
     """
 
+    gives: ClassVar[frozenset[str]] = frozenset()
+
     @configurable
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        feature: str,
-        ml_head: nn.Module,
-        num_labels: int,
-        rank_options: RankOptions,
-        **input_settings,
-    ):
+    def __init__(self, *, backbone: nn.Module, feature: str, ml_head: nn.Module, **settings):
         """
         Args:
             feature: name of the backbone's feature map.
             ml_head: (B, tokens, C) to (B, K) presence logits.
-            rank_options: used are κ and dynamic κ at evaluation, and the weight of "loss_ml".
-            input_settings: see `ClipModel`.
+            settings: see `Segmentor`.
 
         Raises:
             UserError: the weight of "loss_ml" is 0 or less.
         """
-        super().__init__(**input_settings)
-        if rank_options.loss_weight <= 0:
+        super().__init__(**settings)
+        if self.label_loss_weight <= 0:
             raise UserError(
-                f"MODEL.RANKSEG.LOSS_WEIGHT={rank_options.loss_weight}: a LabelClassifier has no "
+                f"MODEL.RANKSEG.LOSS_WEIGHT={self.label_loss_weight}: a LabelClassifier has no "
                 "other loss"
             )
         self.backbone = backbone
         self.feature = feature
         self.ml_head = ml_head
-        self.num_labels = num_labels
-        self.rank_options = rank_options
+        self.ml_norm = None
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -67,46 +63,69 @@ class LabelClassifier(ClipModel):
         # Norms of maps that are not read would have no gradient, for which DDP waits in vain.
         for node in (cfg.MODEL.RESNETS, cfg.MODEL.SWIN):
             node.OUT_FEATURES = node.OUT_FEATURES[-1:]
+        # No segments, of which a dataset would have to know the things.
+        cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         feature = max(shapes, key=lambda name: shapes[name].stride)
-        num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        # Labels are always ranked: all K of them for TOPK 0. There is no oracle for a classifier.
+        kappa = cfg.MODEL.RANKSEG.TOPK or cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        policy = build_policy(
+            cfg, kappa=kappa, selection=True, oracle_train=False, oracle_eval=False
+        )
         return {
             "backbone": backbone,
             "feature": feature,
-            "ml_head": label_head(cfg, shapes[feature].channels),
-            "num_labels": num_labels,
-            "rank_options": build_rank_options(cfg.MODEL.RANKSEG, num_labels),
+            "ml_head": build_head(cfg, shapes[feature].channels),
+            "policy": policy,
+            "inference_options": build_inference_options(cfg),
+            "label_loss_weight": cfg.MODEL.RANKSEG.LOSS_WEIGHT,
             **cls.input_settings(cfg, backbone),
         }
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses when training, results otherwise.
+    def network(self, clips: ClipBatch) -> Prediction:
+        """See `Segmentor.network`."""
+        features = self.backbone(clips.frames)[self.feature]  # (B * T, C, h, w)
+        return Prediction(self.ml_head(tokens_of_map(features, clips.num_frames)).float())
 
-        Args:
-            batched_inputs: see `ClipBatch.from_inputs`; of `instances` only the labels count.
-                At evaluation `selection`, a `Selection`, may say what is known about the labels.
+    def targets(self, clips: ClipBatch) -> Targets:
+        """See `Segmentor.targets`; of `instances` only the labels count."""
+        return Targets(self.presence(clips))
 
-        Returns:
-            Training: "loss_ml", weighted. Evaluation: per clip `label_scores` (K,) float presence
-            probabilities, and `label_ranking` int64 ids of the labels selected, κ (K for TOPK 0)
-            or fewer, most probable first.
-        """
-        clips = self.clips(batched_inputs)
-        features = self.backbone(clips.frames)[self.feature]
-        presence_logits = self.ml_head(tokens_of_map(features, clips.num_frames)).float()
-        if self.training:
-            presence = presence_of_labels(clips.labels(), self.num_labels, self.device)
-            loss = asymmetric_loss(presence_logits, presence)
-            return {"loss_ml": loss * self.rank_options.loss_weight}
-        known = [x.get("selection", Selection()) for x in batched_inputs]
-        return self.infer(presence_logits, known)
+    def ranked(
+        self, prediction: Prediction, ranked: RankedLabels | None, scaled: bool = True
+    ) -> Prediction:
+        """The prediction itself: nothing is classified among the labels selected."""
+        return prediction
 
-    def infer(self, presence_logits: Tensor, selections: list[Selection]) -> list[dict]:
-        """Results of each clip from (B, K) presence logits."""
-        options = self.rank_options
-        kappa = options.kappa_eval or self.num_labels
-        return [
-            label_results(row, select(row[None], kappa, known, options.min_score, options.mass))
-            for row, known in zip(presence_logits, selections, strict=True)
-        ]
+    def losses(
+        self, prediction: Prediction, targets: Targets, ranked: RankedLabels | None
+    ) -> dict[str, Tensor]:
+        """None but "loss_ml"."""
+        return {}
+
+    def mask_absent(self, prediction: Prediction, presence: Tensor) -> Prediction:
+        """The prediction itself: there is no oracle for a classifier."""
+        return prediction
+
+    def clip_result(
+        self,
+        prediction: Prediction,
+        candidates: CandidateLabels,
+        sizes: Sizes,
+        options: InferenceOptions,
+        is_video: bool,
+    ) -> dict:
+        """None but those of labels."""
+        return {}
+
+    def semantic_frames(
+        self,
+        prediction: Prediction,
+        candidates: CandidateLabels,
+        sizes: Sizes,
+        options: InferenceOptions,
+        first: int = 0,
+    ) -> Iterator[SelectedScores]:
+        """None."""
+        return iter(())

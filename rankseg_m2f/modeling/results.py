@@ -1,122 +1,99 @@
-"""Results of one image or clip, as configured, from the scores and masks of its queries.
+"""Which results a model is asked for, and what the results of all families share.
 
-Shapes: Q queries, T frames, K labels, κ selected labels; H, W padded input size.
+Shapes: C maps, K labels, κ selected labels; H, W padded input size, h, w size before padding,
+height, width output size.
 """
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass
 
-import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from rankseg_m2f.modeling import inference
-from rankseg_m2f.modeling.options import InferenceOptions
-from rankseg_m2f.structures.clip import Sizes
-from rankseg_m2f.structures.predictions import LabelMaps, SelectedScores
+from rankseg_m2f.rankseg.policy import CandidateLabels
+
+logger = logging.getLogger(__name__)
+# Kind of result -> its key under MODEL.MASK_FORMER.TEST.
+RESULTS = {"semantic": "SEMANTIC_ON", "panoptic": "PANOPTIC_ON", "instance": "INSTANCE_ON"}
 
 
 @dataclass(frozen=True)
-class ResultMaker:
-    """Makes what `InferenceOptions` ask for.
+class InferenceOptions:
+    """Which results leave the model; see the keys of the same names under MASK_FORMER.TEST."""
 
-    Attributes:
-        options: which results, and their thresholds.
-        num_labels: K.
-        full_sem_seg: semantic scores of all K labels even when κ < K, and of whole clips.
-    """
-
-    options: InferenceOptions
-    num_labels: int
+    semantic: bool
+    panoptic: bool
+    instance: bool
+    object_threshold: float
+    overlap_threshold: float
+    # Resize masks to the output size before semantic inference, not the scores after it.
+    masks_first: bool
+    max_instances: int
+    max_tracks: int
+    thing_ids: set[int]
+    # Semantic scores of all K labels even when κ < K, and of whole clips.
     full_sem_seg: bool
 
-    def of_image(
-        self, class_scores: Tensor, label_ids: Tensor, mask_logits: Tensor, sizes: Sizes
-    ) -> dict:
-        """Results of one image.
 
-        Args:
-            class_scores: (Q, κ + 1) probabilities, no-object last.
-            label_ids: (κ,) label id of each column.
-            mask_logits: (Q, H/4, W/4).
-        """
-        options = self.options
-        mask_logits = inference.resize(mask_logits.float(), sizes.padded)
-        label_scores = class_scores[:, :-1]
-        results = {}
-        if options.masks_first:
-            mask_logits = inference.crop_and_resize(mask_logits, sizes.resized, sizes.output)
-        if options.semantic:
-            if options.masks_first:
-                selected = self._semantic(label_scores, label_ids, mask_logits)
-            else:
-                selected = self._sized_semantic(label_scores, label_ids, mask_logits, sizes)
-            complete = len(selected.ids) == self.num_labels
-            results["sem_seg"] = selected.scores if complete else selected
-        if options.panoptic:
-            results["panoptic_seg"] = inference.panoptic(
-                class_scores,
-                label_ids,
-                mask_logits,
-                options.thing_ids,
-                options.object_threshold,
-                options.overlap_threshold,
-            )
-        if options.instance:
-            things = options.thing_ids if options.panoptic else None
-            results["instances"] = inference.instances(
-                label_scores, label_ids, mask_logits, options.max_instances, things
-            )
-        return results
+def build_inference_options(cfg: CfgNode) -> InferenceOptions:
+    """What MODEL.MASK_FORMER.TEST asks for."""
+    test, rankseg = cfg.MODEL.MASK_FORMER.TEST, cfg.MODEL.RANKSEG
+    return InferenceOptions(
+        semantic=test.SEMANTIC_ON,
+        panoptic=test.PANOPTIC_ON,
+        instance=test.INSTANCE_ON,
+        object_threshold=test.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=test.OVERLAP_THRESHOLD,
+        # As the official models of images and of RankSeg each decide it.
+        masks_first=(
+            test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
+            or test.PANOPTIC_ON
+            or test.INSTANCE_ON
+            or rankseg.FLAG
+            or rankseg.USE_GT
+        ),
+        max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+        max_tracks=test.DETECTIONS_PER_VIDEO,
+        thing_ids=_thing_ids(cfg),
+        full_sem_seg=rankseg.FULL_SEM_SEG,
+    )
 
-    def of_clip(
-        self, class_scores: Tensor, label_ids: Tensor, mask_logits: Tensor, sizes: Sizes
-    ) -> dict:
-        """Results of one clip; as `of_image` with (Q, T, H/4, W/4) mask logits.
 
-        Semantic scores are made frame by frame and only their arg-max is kept, unless
-        `full_sem_seg` asks for them.
-        """
-        options = self.options
-        results = {}
-        if options.semantic:
-            frames = (
-                self.semantic_frame(class_scores[:, :-1], label_ids, logits, sizes)
-                for logits in mask_logits.unbind(1)
-            )
-            if self.full_sem_seg:
-                results["sem_seg"] = torch.stack([frame.scores for frame in frames], dim=1)
-            else:
-                results["sem_seg"] = LabelMaps(torch.stack([frame.argmax(0) for frame in frames]))
-        if options.instance:
-            results |= inference.video_instances(
-                class_scores[:, :-1], label_ids, mask_logits, sizes, options.max_tracks
-            )
-        return results
+def _thing_ids(cfg: CfgNode) -> set[int]:
+    """Contiguous ids of the countable labels, from the first dataset that knows them."""
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        if "thing_dataset_id_to_contiguous_id" in metadata.as_dict():
+            return set(metadata.thing_dataset_id_to_contiguous_id.values())
+    if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+        logger.warning(
+            "No dataset of DATASETS.TRAIN %s or DATASETS.TEST %s says which labels are things: "
+            "panoptic results will treat all as stuff. Is the dataset registered?",
+            tuple(cfg.DATASETS.TRAIN),
+            tuple(cfg.DATASETS.TEST),
+        )
+    return set()
 
-    def semantic_frame(
-        self, label_scores: Tensor, label_ids: Tensor, mask_logits: Tensor, sizes: Sizes
-    ) -> SelectedScores:
-        """Scores of a frame at output size from (Q, H/4, W/4) mask logits."""
-        mask_logits = inference.resize(mask_logits.float(), sizes.padded)
-        return self._sized_semantic(label_scores, label_ids, mask_logits, sizes)
 
-    def _sized_semantic(
-        self, label_scores: Tensor, label_ids: Tensor, mask_logits: Tensor, sizes: Sizes
-    ) -> SelectedScores:
-        """Scores at output size from (Q, H, W) mask logits."""
-        cut = sizes.resized, sizes.output
-        if self.options.masks_first:
-            mask_logits = inference.crop_and_resize(mask_logits, *cut)
-            return self._semantic(label_scores, label_ids, mask_logits)
-        selected = self._semantic(label_scores, label_ids, mask_logits)
-        return replace(selected, scores=inference.crop_and_resize(selected.scores, *cut))
+def label_results(presence_logits: Tensor, candidates: CandidateLabels) -> dict[str, Tensor]:
+    """What is known of one clip's labels, from its (K,) presence logits."""
+    return {
+        "label_scores": presence_logits.float().sigmoid(),
+        "label_ranking": candidates.ranking,
+    }
 
-    def _semantic(
-        self, label_scores: Tensor, label_ids: Tensor, mask_logits: Tensor
-    ) -> SelectedScores:
-        """Scores of the selected labels, or of all K in label order when wanted."""
-        if len(label_ids) == self.num_labels or self.full_sem_seg:
-            # Spread over labels while still (Q, κ): the map itself is made once, in label order.
-            spread = label_scores.new_zeros(len(label_scores), self.num_labels)
-            label_scores = spread.index_copy(1, label_ids, label_scores)
-            label_ids = torch.arange(self.num_labels, device=label_ids.device)
-        return SelectedScores(label_ids, inference.semantic_scores(label_scores, mask_logits))
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of (C, h, w) float maps."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    if not len(maps):  # which interpolation refuses
+        return maps.new_empty(0, *size)
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def crop_and_resize(maps: Tensor, size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
+    """Cut the padding off (C, H, W) maps, then resize (C, h, w) to (C, height, width)."""
+    return resize(maps[:, : size[0], : size[1]], output_size)

@@ -40,6 +40,7 @@ class ClipBatch:
         sizes: B pairs (h, w) before padding.
         output_sizes: B pairs (height, width) results are wanted in.
         instances: per clip, T Instances; None where the input has none.
+        sem_seg: per clip, T label maps (h, w); None where the input has none.
         is_video: whether inputs were lists of frames, even of one; results then have a T axis.
         label_scores: per clip (K,) presence probabilities; None where the input has none.
     """
@@ -49,6 +50,7 @@ class ClipBatch:
     sizes: list[tuple[int, int]]
     output_sizes: list[tuple[int, int]]
     instances: list[list[Instances] | None]
+    sem_seg: list[list[Tensor] | None]
     is_video: bool = False
     label_scores: list[Tensor | None] = field(default_factory=list)
 
@@ -64,8 +66,8 @@ class ClipBatch:
 
         Args:
             inputs: `image` is a (3, h, w) tensor or a list of T of them; `height`, `width` (output
-                size) default to the image's; `instances` is optional, and a list for a list;
-                `label_scores` (K,) are optional too.
+                size) default to the image's. Optional are `instances` and `sem_seg` (h, w) integer
+                label maps, ground truth, lists for a list; and `label_scores` (K,).
             normalise: maps a (3, h, w) frame to what the backbone expects.
             size_divisibility: padding makes H and W multiples of it; below 2 is none.
 
@@ -97,12 +99,13 @@ class ClipBatch:
             (int(x.get("height", h)), int(x.get("width", w)))
             for x, (h, w) in zip(inputs, sizes, strict=True)
         ]
-        instances = [
-            None if x.get("instances") is None else _as_list(x["instances"]) for x in inputs
-        ]
+        instances, sem_seg = (
+            [None if x.get(key) is None else _as_list(x[key]) for x in inputs]
+            for key in ("instances", "sem_seg")
+        )
         is_video = any(isinstance(x["image"], (list, tuple)) for x in inputs)
         scores = [x.get("label_scores") for x in inputs]
-        return cls(frames, lengths.pop(), sizes, output_sizes, instances, is_video, scores)
+        return cls(frames, lengths.pop(), sizes, output_sizes, instances, sem_seg, is_video, scores)
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -132,14 +135,17 @@ class ClipBatch:
         return torch.stack(self.label_scores).to(self.frames.device).double().logit()
 
     def labels(self) -> list[Tensor]:
-        """Labels of each clip's objects, (N,) each: all the oracle needs.
+        """Labels of each clip's objects, or of its pixels, (N,) each: all the oracle needs.
 
         Raises:
             ValueError: a clip without ground truth.
         """
+        device = self.frames.device
         return [
-            torch.cat([frame.gt_classes for frame in frames]).to(self.frames.device)
-            for frames in self._ground_truth()
+            torch.cat([frame.flatten() for frame in maps]).to(device)
+            if frames is None and maps is not None
+            else torch.cat([frame.gt_classes for frame in self._truth_of(frames)]).to(device)
+            for frames, maps in zip(self.instances, self.sem_seg, strict=True)
         ]
 
     def targets(self, num_labels: int) -> list[ClipTargets]:
@@ -150,15 +156,40 @@ class ClipBatch:
         Raises:
             ValueError: a clip without ground truth.
         """
-        return [self._clip_targets(frames, num_labels) for frames in self._ground_truth()]
+        truths = [self._truth_of(frames) for frames in self.instances]
+        return [self._clip_targets(frames, num_labels) for frames in truths]
 
-    def _ground_truth(self) -> list[list[Instances]]:
-        if any(frames is None for frames in self.instances):
+    def label_maps(self, num_labels: int) -> Tensor:
+        """Labels of all pixels, padded to the input size: (B * T, H, W) int64.
+
+        They are those of `sem_seg`, else those of the objects, later ones on top.
+
+        Returns:
+            Labels in [0, num_labels); -1 for all others (such as 255), for padding and where
+            nothing is.
+
+        Raises:
+            ValueError: a clip without ground truth.
+        """
+        device = self.frames.device
+        maps = []
+        for objects, label_maps in zip(self.instances, self.sem_seg, strict=True):
+            if label_maps is None:
+                frames = [_painted(frame, device) for frame in self._truth_of(objects)]
+            else:
+                frames = [frame.to(device).long() for frame in label_maps]
+            maps += [_pad(frame, self.padded_size, value=-1) for frame in frames]
+        labels = torch.stack(maps)  # (B * T, H, W)
+        return labels.masked_fill((labels < 0) | (labels >= num_labels), -1)
+
+    @staticmethod
+    def _truth_of(frames: list[Instances] | None) -> list[Instances]:
+        if frames is None:
             raise ValueError(
                 "training and the ground-truth oracle need 'instances' in every input; "
                 "for new images turn MODEL.RANKSEG.USE_GT and USE_GT_EVAL off"
             )
-        return self.instances
+        return frames
 
     def _clip_targets(self, frames: list[Instances], num_labels: int) -> ClipTargets:
         # Objects are picked before the transfer: picking on a GPU would stop it.
@@ -191,12 +222,22 @@ def _padded_size(sizes: list[tuple[int, int]], divisor: int) -> tuple[int, int]:
     return tuple(-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
 
 
-def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:
+def _pad(image: Tensor, size: tuple[int, int], value: float = 0) -> Tensor:
     height, width = image.shape[-2:]
-    return F.pad(image, (0, size[1] - width, 0, size[0] - height))
+    return F.pad(image, (0, size[1] - width, 0, size[0] - height), value=value)
 
 
 def _mask_tensor(instances: Instances) -> Tensor:
     """(N, h, w) bool from a tensor or Detectron2's BitMasks."""
     masks = instances.gt_masks
     return getattr(masks, "tensor", masks).bool()
+
+
+def _painted(instances: Instances, device: torch.device) -> Tensor:
+    """(h, w) int64 label map of the objects of a frame, -1 where there is none."""
+    masks = _mask_tensor(instances).to(device)
+    labels = instances.gt_classes.to(device).long()
+    label_map = labels.new_full(masks.shape[1:], -1)
+    for mask, label in zip(masks, labels, strict=True):
+        label_map = torch.where(mask, label, label_map)
+    return label_map

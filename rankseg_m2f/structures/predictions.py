@@ -1,4 +1,4 @@
-"""What the decoder predicts, what it is compared with, and what leaves the model.
+"""What a network predicts, what that is compared with, and what leaves the model.
 
 Shapes: B clips, T frames, Q queries, N objects, K labels, κ selected labels, C channels;
 H, W padded input size, h, w output size.
@@ -8,6 +8,38 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from rankseg_m2f.structures.pixel_logits import PixelLogits
+
+
+@dataclass
+class Prediction:
+    """What is predicted of a batch of clips before labels are ranked; families add to it.
+
+    Attributes:
+        presence_logits: (B, K) float; None where nothing says which labels are present.
+    """
+
+    presence_logits: Tensor | None
+
+    def __getitem__(self, clip: int) -> "Prediction":
+        """The prediction of one clip, as a batch of one."""
+        return Prediction(self.presence_of(clip))
+
+    def presence_of(self, clip: int) -> Tensor | None:
+        """(1, K) presence logits of one clip."""
+        return None if self.presence_logits is None else self.presence_logits[clip : clip + 1]
+
+
+@dataclass
+class Targets:
+    """Ground truth of a batch of clips; families add to it.
+
+    Attributes:
+        presence: (B, K) bool, labels truly present.
+    """
+
+    presence: Tensor
 
 
 @dataclass
@@ -34,6 +66,47 @@ class QueryPrediction:
 
 
 @dataclass
+class DecoderPrediction(Prediction):
+    """Predictions of a query decoder.
+
+    Attributes:
+        layers: of all layers, or of the last at evaluation; the last is final.
+    """
+
+    layers: list[QueryPrediction]
+
+    def __getitem__(self, clip: int) -> "DecoderPrediction":
+        """The final prediction of one clip, as a batch of one."""
+        return DecoderPrediction(self.presence_of(clip), [self.layers[-1][clip]])
+
+
+@dataclass
+class PixelPrediction(Prediction):
+    """Prediction of a pixel head; frames of a clip are neighbours.
+
+    Attributes:
+        logits: of B * T frames, made once it is known which labels are wanted.
+        num_frames: T.
+        present: (B, K) bool, the only labels that can win (the oracle USE_GT); None: all can.
+        auxiliary: of all labels, by the auxiliary head while training; None without one.
+    """
+
+    logits: PixelLogits
+    num_frames: int
+    present: Tensor | None = None
+    auxiliary: PixelLogits | None = None
+
+    def __getitem__(self, clip: int) -> "PixelPrediction":
+        """The prediction of one clip, as a batch of one."""
+        return PixelPrediction(
+            self.presence_of(clip),
+            self.logits[clip * self.num_frames : (clip + 1) * self.num_frames],
+            self.num_frames,
+            None if self.present is None else self.present[clip : clip + 1],
+        )
+
+
+@dataclass
 class ClipTargets:
     """Ground truth of one clip.
 
@@ -54,6 +127,28 @@ class ClipTargets:
         """The objects picked by a bool or index tensor."""
         ids = None if self.ids is None else self.ids[kept]
         return ClipTargets(self.labels[kept], self.masks[kept], ids)
+
+
+@dataclass
+class QueryTargets(Targets):
+    """Ground truth of queries.
+
+    Attributes:
+        clips: B.
+    """
+
+    clips: list[ClipTargets]
+
+
+@dataclass
+class PixelTargets(Targets):
+    """Ground truth of pixels.
+
+    Attributes:
+        label_maps: (B * T, H, W) int64 in [0, K), -1 where ignored.
+    """
+
+    label_maps: Tensor
 
 
 @dataclass

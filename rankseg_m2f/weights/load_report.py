@@ -15,15 +15,22 @@ TOP_MODULES = (
     "ml_head",
     "ml_norm",
 )
-# An evaluation needs all of these: the learnable queries, say, are a small share of a decoder and
-# decide everything.
-_NEEDED = re.compile(r"sem_seg_head\.predictor\..+|ml_head\..+|ml_norm\..+")
+# An evaluation needs every tensor but these, of which most will do: the learnable queries, say, or
+# a pixel classifier, are a small share of a model and decide everything.
+_LARGE = re.compile(r"backbone\..+|sem_seg_head\.pixel_decoder\..+")
+# Of losses alone, so that an evaluation does without.
+_TRAINING_ONLY = re.compile(r"aux_head\..+")
 # Tensors made for a set of labels.
-_LABEL_HEAD = re.compile(r"sem_seg_head\.predictor\.class_embed\..+|ml_head\..+|ml_norm\..+")
+_LABEL_HEAD = re.compile(
+    r"sem_seg_head\.predictor\.class_embed\..+|(sem_seg|aux)_head\.classifier\..+"
+    r"|ml_head\..+|ml_norm\..+"
+)
 # Bias that a cosine classifier does not have.
 _LINEAR = "sem_seg_head.predictor.class_embed.bias"
 # Buffers the model computes itself.
-_COMPUTED = re.compile(r"criterion\.empty_weight|.+\.relative_position_index")
+_COMPUTED = re.compile(
+    r"criterion\.empty_weight|.+\.relative_position_index|.+\.num_batches_tracked"
+)
 _TEMPERATURES = (
     "there is a temperature for each of the K labels with MODEL.RANKSEG.TRAIN_SELECTION schedule "
     "or all, for each of TOPK with official or keep_present"
@@ -87,16 +94,17 @@ class LoadReport:
         found = [
             f"only {share:.1%} of {child} is in the file"
             for child, share in self.coverage().items()
-            if share < _COVERAGE and child not in ("ml_head", "ml_norm")
+            if share < _COVERAGE and child not in ("ml_head", "ml_norm", "aux_head")
         ]
-        other = {n: s for n, s in self.mismatched.items() if not _COMPUTED.fullmatch(n)}
+        other = {n: s for n, s in self.mismatched.items() if _is_used(n)}
         if other:
             found.append(f"other shapes: {_some(_shapes(other))}")
         if any(name.startswith("ml_norm.") for name in other):
             found.append(_TEMPERATURES)
         if _LINEAR in self.unexpected:
             found.append("the class head is linear in the file and cosine in the model")
-        if absent := [name for name in self.missing if _NEEDED.fullmatch(name)]:
+        small = (name for name in self.missing if not _LARGE.fullmatch(name))
+        if absent := [name for name in small if _is_used(name)]:
             found.append(f"the file has nothing for {_some(absent)}")
         return found
 
@@ -146,6 +154,11 @@ def compare(
     report.unexpected = [name for name in theirs if name not in ours]
     _note_heads(report)
     return report, {name: theirs[name] for name in report.matched}
+
+
+def _is_used(name: str) -> bool:
+    """Whether an evaluation reads a tensor of the model from the file."""
+    return not (_COMPUTED.fullmatch(name) or _TRAINING_ONLY.fullmatch(name))
 
 
 def _top_module(name: str) -> str:

@@ -5,25 +5,11 @@ H, W padded input size, h, w size before padding, height, width output size.
 """
 
 import torch
-import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from rankseg_m2f.modeling.results import crop_and_resize, resize
 from rankseg_m2f.structures.clip import Sizes
-
-
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of (C, h, w) float maps."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    if not len(maps):  # which interpolation refuses
-        return maps.new_empty(0, *size)
-    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
-
-
-def crop_and_resize(maps: Tensor, size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
-    """Cut the padding off (C, H, W) maps, then resize (C, h, w) to (C, height, width)."""
-    return resize(maps[:, : size[0], : size[1]], output_size)
 
 
 def semantic_scores(class_scores: Tensor, mask_logits: Tensor) -> Tensor:
@@ -94,7 +80,7 @@ def best_pairs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The (query, label) pairs of the highest scores, best first; none of score 0.
 
-    Labels closed by a `Selection` have score 0 and so are never among them.
+    Labels that `LabelHints` rule out have score 0 and so are never among them.
 
     Args:
         class_scores: (Q, κ) probabilities without no-object.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rankseg_m2f.errors import require_one_of
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.layers.position import sine_position
-from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm, features_read
+from rankseg_m2f.modeling.query.pixel_decoder.conv import conv_norm, features_read
 
 _FFN_CHANNELS = 1024  # fixed in the official code, whatever DIM_FEEDFORWARD says
 _POINTS = 4

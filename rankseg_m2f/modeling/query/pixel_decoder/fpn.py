@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rankseg_m2f.layers.attention import MultiHeadAttention
 from rankseg_m2f.layers.position import sine_position
-from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm, features_read
+from rankseg_m2f.modeling.query.pixel_decoder.conv import conv_norm, features_read
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

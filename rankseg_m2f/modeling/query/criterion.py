@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.points import sample_masks, sample_points, uncertain_points
-from rankseg_m2f.modeling.matcher import HungarianMatcher
+from rankseg_m2f.modeling.query.matcher import HungarianMatcher
 from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
 
 Match = tuple[Tensor, Tensor]
@@ -80,12 +82,12 @@ class SetCriterion(nn.Module):
         for i, (layer, match) in enumerate(zip(layers, matches, strict=True)):
             suffix = "" if layer is layers[-1] else f"_{i}"
             mask, dice = self.mask_losses(layer, targets, match, num_masks)
-            found = {
+            values = {
                 "loss_ce": self.label_loss(layer, targets, match),
                 "loss_mask": mask,
                 "loss_dice": dice,
             }
-            losses |= {key + suffix: loss * self.weights[key] for key, loss in found.items()}
+            losses |= {key + suffix: loss * self.weights[key] for key, loss in values.items()}
         return losses
 
     def num_masks(self, targets: list[ClipTargets]) -> Tensor:
@@ -153,3 +155,34 @@ def _matched_masks(target: ClipTargets, chosen: Tensor) -> Tensor:
     """(M * T, 1, H, W); no copy when every object has found a query (matches are in order)."""
     masks = target.masks if len(chosen) == len(target) else target.masks[chosen]
     return masks.flatten(0, 1).unsqueeze(1)
+
+
+def build_criterion(cfg: CfgNode) -> SetCriterion:
+    """The criterion and its matcher, by MODEL.MASK_FORMER.
+
+    Raises:
+        UserError: all weights are 0.
+    """
+    node = cfg.MODEL.MASK_FORMER
+    if not (node.CLASS_WEIGHT or node.MASK_WEIGHT or node.DICE_WEIGHT):
+        raise UserError(
+            "MODEL.MASK_FORMER: CLASS_WEIGHT, MASK_WEIGHT and DICE_WEIGHT are all 0, which leaves "
+            "nothing to match queries and objects by"
+        )
+    matcher = HungarianMatcher(
+        node.CLASS_WEIGHT, node.MASK_WEIGHT, node.DICE_WEIGHT, node.TRAIN_NUM_POINTS
+    )
+    return SetCriterion(
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        matcher=matcher,
+        weights={
+            "loss_ce": node.CLASS_WEIGHT,
+            "loss_mask": node.MASK_WEIGHT,
+            "loss_dice": node.DICE_WEIGHT,
+        },
+        no_object_weight=node.NO_OBJECT_WEIGHT,
+        deep_supervision=node.DEEP_SUPERVISION,
+        num_points=node.TRAIN_NUM_POINTS,
+        oversample_ratio=node.OVERSAMPLE_RATIO,
+        importance_ratio=node.IMPORTANCE_SAMPLE_RATIO,
+    )

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 # Imported for their registration under the names configs use.
 from rankseg_m2f.errors import UserError
-from rankseg_m2f.modeling.masked_decoder import TRANSFORMER_DECODER_REGISTRY
-from rankseg_m2f.modeling.pixel_decoder import fpn, msdeform  # noqa: F401
+from rankseg_m2f.modeling.query.masked_decoder import TRANSFORMER_DECODER_REGISTRY
+from rankseg_m2f.modeling.query.pixel_decoder import fpn, msdeform  # noqa: F401
 from rankseg_m2f.structures.predictions import QueryPrediction
 
 
