@@ -107,7 +107,6 @@ def start(scenes, monkeypatch):
         torch.manual_seed(5)
         trainer = Trainer(cfg, seed=1)
         trainer.resume_or_load(resume)
-        trainer.load_data()
         return trainer
 
     return make
@@ -119,14 +118,14 @@ def last(folder):
 
 def test_resuming_a_run_with_an_average_changes_nothing(start, tmp_path):
     trainer = start(tmp_path / "whole")
-    trainer.run()
+    trainer.train()
     whole = last(tmp_path / "whole")
     # Cut off behind the checkpoint of the fourth step.
     (tmp_path / "cut").mkdir()
     name = "model_0000003.pth"
     (tmp_path / "cut" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
     (tmp_path / "cut" / "last_checkpoint").write_text(name)
-    start(tmp_path / "cut", resume=True).run()
+    start(tmp_path / "cut", resume=True).train()
     resumed = last(tmp_path / "cut")
     for name, value in whole["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
@@ -151,7 +150,7 @@ def test_resuming_a_run_with_an_average_changes_nothing(start, tmp_path):
 
 
 def test_an_average_can_begin_in_a_resumed_run(start, tmp_path):
-    start(tmp_path, "SOLVER.EMA_DECAY", "0.0", "SOLVER.MAX_ITER", "2").run()
+    start(tmp_path, "SOLVER.EMA_DECAY", "0.0", "SOLVER.MAX_ITER", "2").train()
     plain = last(tmp_path)
     assert "weights" not in plain["trainer"]
     trainer = start(tmp_path, resume=True)
@@ -182,7 +181,7 @@ def scripted(monkeypatch):
 
 
 def test_training_stops_after_patience_and_keeps_the_best(start, tmp_path, scripted):
-    start(tmp_path, *STOPPING).run()
+    start(tmp_path, *STOPPING).train()
     assert scripted == [0, 1, 2, 3, 4, 5]
     best, final = read_weights(tmp_path / "model_best.pth"), last(tmp_path)
     assert best["iteration"] == 3 and final["iteration"] == 5
@@ -191,12 +190,12 @@ def test_training_stops_after_patience_and_keeps_the_best(start, tmp_path, scrip
     assert logged[-1]["labels/mAP"] == 20.0
     # A run that has ended is not taken up again.
     trainer = start(tmp_path, *STOPPING, resume=True)
-    trainer.run()
+    trainer.train()
     assert scripted == [0, 1, 2, 3, 4, 5] and trainer.iter == 6
 
 
 def test_a_resumed_run_stops_where_the_whole_one_does(start, tmp_path, scripted):
-    start(tmp_path, *STOPPING, "SOLVER.CHECKPOINT_PERIOD", "1").run()
+    start(tmp_path, *STOPPING, "SOLVER.CHECKPOINT_PERIOD", "1").train()
     whole = last(tmp_path)
     for step in (2, 4):
         # As if killed behind the checkpoint of this step, which knows of its evaluation.
@@ -206,7 +205,7 @@ def test_a_resumed_run_stops_where_the_whole_one_does(start, tmp_path, scripted)
         (folder / name).write_bytes((tmp_path / name).read_bytes())
         (folder / "last_checkpoint").write_text(name)
         del scripted[step + 1 :]
-        start(folder, *STOPPING, resume=True).run()
+        start(folder, *STOPPING, resume=True).train()
         assert scripted == [0, 1, 2, 3, 4, 5]
         resumed = last(folder)
         assert resumed["iteration"] == 5
@@ -221,18 +220,18 @@ def test_an_unknown_metric_loses_no_training(start, tmp_path, monkeypatch):
     # Metrics of single labels are known when they have been measured.
     wrong = (*STOPPING, *period, "TEST.EARLY_STOPPING.METRIC", "labels/AP-sea")
     with pytest.raises(UserError, match=r"METRIC='labels/AP-sea' must be one of labels/mAP$"):
-        start(tmp_path, *wrong).run()
+        start(tmp_path, *wrong).train()
     assert read_weights(tmp_path / "model_0000001.pth")["iteration"] == 1
     trainer = start(tmp_path, *STOPPING, *period, resume=True)
     assert trainer.start_iter == 2
     # The last evaluation comes after the last checkpoint.
     with pytest.raises(UserError, match="must be one of"):
-        start(tmp_path, *wrong, resume=True).run()
+        start(tmp_path, *wrong, resume=True).train()
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
 def test_the_best_is_kept_without_stopping_too(start, tmp_path, scripted):
-    start(tmp_path, *STOPPING, "TEST.EARLY_STOPPING.PATIENCE", "0").run()
+    start(tmp_path, *STOPPING, "TEST.EARLY_STOPPING.PATIENCE", "0").train()
     assert len(scripted) == 9  # the last one after training
     assert last(tmp_path)["iteration"] == 8
     assert read_weights(tmp_path / "model_best.pth")["iteration"] == 9

@@ -274,8 +274,7 @@ def test_mixed_precision_trains_on_cpu(scenes, tmp_path, monkeypatch, dtype):
     trainer = Trainer(cfg, seed=0)
     assert trainer.amp_dtype is torch.bfloat16  # the CPU has no float16
     before = trainer.model.ml_head.fc.W.clone()
-    trainer.load_data()
-    trainer.run()
+    trainer.train()
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     assert not torch.equal(before, trainer.model.ml_head.fc.W)
 

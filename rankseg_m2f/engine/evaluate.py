@@ -4,60 +4,79 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from rankseg_m2f.data.loader import build_test_loader, load_records
+from rankseg_m2f.engine.builders import Builders
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.windows import WindowedModel
-from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.files import replacing
-from rankseg_m2f.modeling.segmentor import Segmentor, given_results
+from rankseg_m2f.modeling.segmentor import Segmentor
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class EvaluationSet:
-    """A dataset to evaluate on, loaded once: annotations take seconds to parse, and memory.
+    """A dataset to evaluate on.
 
     Attributes:
         folder: of results.
-        truth: its records' ground truth.
         loader: of its records.
         evaluators: which nothing has been shown to.
+        multi_scale: judges the average of several scales; None: those are not asked for, or the
+            dataset has no label maps of images.
     """
 
     name: str
     folder: Path
-    truth: GroundTruth
     loader: DataLoader
-    evaluators: DatasetEvaluators
+    evaluators: DatasetEvaluator
+    multi_scale: SemanticEvaluator | None
 
-    @classmethod
-    def of(cls, cfg: CfgNode, name: str) -> "EvaluationSet":
-        """Annotations are read, images are not.
 
-        Raises:
-            UserError: an unregistered dataset.
-            UserError: annotations or settings with which nothing can be judged.
-        """
+def evaluation_sets(
+    cfg: CfgNode,
+    builders: type[Builders] = Builders,
+    evaluators: Sequence[DatasetEvaluator] | None = None,
+) -> Iterator[EvaluationSet]:
+    """The datasets of DATASETS.TEST in turn; annotations are read, images are not.
+
+    Args:
+        evaluators: one for each dataset; None: those that `builders` build.
+
+    Raises:
+        UserError: an unregistered dataset, or annotations or settings with which nothing can be
+            judged.
+    """
+    for number, name in enumerate(cfg.DATASETS.TEST):
         folder = Path(cfg.OUTPUT_DIR) / "inference" / name
-        records = load_records([name])
-        truth = GroundTruth.of(name, records)
-        loader = build_test_loader(cfg, name, records)
-        evaluators = build_evaluator(cfg, name, str(folder), truth, given_results(cfg))
-        return cls(name, folder, truth, loader, evaluators)
+        # Annotations take seconds to parse.
+        with read_once():
+            loader = builders.build_test_loader(cfg, name)
+            if evaluators is None:
+                judges = builders.build_evaluator(cfg, name, str(folder))
+            else:
+                judges = evaluators[number]
+            views = _multi_scale_evaluator(name, folder) if cfg.TEST.AUG.ENABLED else None
+        yield EvaluationSet(name, folder, loader, judges, views)
+
+
+def _multi_scale_evaluator(name: str, folder: Path) -> SemanticEvaluator | None:
+    truth = GroundTruth.of(name)
+    if isinstance(truth, VideoTruth) or not truth.has_maps:
+        return None
+    return SemanticEvaluator(name, str(folder / "multi_scale"), truth)
 
 
 def evaluate(
@@ -70,7 +89,7 @@ def evaluate(
 
     Args:
         multi_scale: also over the scales and flips of TEST.AUG, under "sem_seg_TTA".
-        tests: the datasets, where they have been loaded; None: those of DATASETS.TEST in turn.
+        tests: what `evaluation_sets` gives; None: by its defaults.
 
     Returns:
         By task, or by dataset and task if there are several datasets; on the main process.
@@ -82,14 +101,12 @@ def evaluate(
     if test.WINDOW and segments:
         model = WindowedModel(bare, test.WINDOW, test.WINDOW_OVERLAP)
     results = OrderedDict()
-    for part in tests or (EvaluationSet.of(cfg, name) for name in cfg.DATASETS.TEST):
+    for part in tests or evaluation_sets(cfg):
         found = inference_on_dataset(model, part.loader, part.evaluators)
         _publish(part.name, found, part.folder)
-        video = isinstance(part.truth, VideoTruth)
-        if multi_scale and segments and part.truth.has_maps and not video:
+        if multi_scale and segments and part.multi_scale is not None:
             views = MultiScaleModel(cfg, bare)
-            evaluator = SemanticEvaluator(part.name, str(part.folder / "multi_scale"), part.truth)
-            again = inference_on_dataset(views, part.loader, evaluator)
+            again = inference_on_dataset(views, part.loader, part.multi_scale)
             found.update({f"{task}_TTA": metrics for task, metrics in again.items()})
             _publish(part.name, found, part.folder)
         if comm.is_main_process():

@@ -36,7 +36,7 @@ from rankseg_m2f.engine.config_checks import (
     check_mapper,
     check_model,
 )
-from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
+from rankseg_m2f.engine.evaluate import evaluate, evaluation_sets
 from rankseg_m2f.engine.outputs import check_folder
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import UserError, add_debug_flag, errors_for_parent, one_line_errors
@@ -102,7 +102,9 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
     return cfg
 
 
-def main(args: argparse.Namespace) -> OrderedDict | None:
+def main(
+    args: argparse.Namespace, trainer_class: type[Trainer] = Trainer
+) -> OrderedDict | None:
     """Train, or evaluate with --eval-only, in this process.
 
     Returns:
@@ -112,10 +114,12 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
         SystemExit: see `one_line_errors`.
     """
     with one_line_errors(_program()):
-        return train_or_evaluate(args)
+        return train_or_evaluate(args, trainer_class)
 
 
-def train_or_evaluate(args: argparse.Namespace) -> OrderedDict | None:
+def train_or_evaluate(
+    args: argparse.Namespace, trainer_class: type[Trainer] = Trainer
+) -> OrderedDict | None:
     """`main`, with errors as they are raised."""
     cfg = load_config(args.config_file, args.opts)
     check_model(cfg)
@@ -131,12 +135,10 @@ def train_or_evaluate(args: argparse.Namespace) -> OrderedDict | None:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(_is_said_here_alone)
     if args.eval_only:
-        return evaluate_weights(cfg, args)
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    trainer = Trainer(cfg, seed, trust_checkpoint=args.trust_checkpoint)
+        return evaluate_weights(cfg, args, trainer_class)
+    trainer = trainer_class(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)
-    trainer.load_data()
-    trainer.run()
+    trainer.train()
     return None
 
 
@@ -145,10 +147,12 @@ def _is_said_here_alone(record: logging.LogRecord) -> bool:
     return not (record.exc_info and record.name == "detectron2.engine.train_loop")
 
 
-def evaluate_weights(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict:
+def evaluate_weights(
+    cfg: CfgNode, args: argparse.Namespace, trainer_class: type[Trainer] = Trainer
+) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
     _refuse_to_replace_results(cfg, args.resume)
-    tests = [EvaluationSet.of(cfg, name) for name in cfg.DATASETS.TEST]
+    tests = list(evaluation_sets(cfg, trainer_class))
     model, _ = load_model(
         cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
     )
@@ -179,8 +183,12 @@ def _program() -> str:
     return Path(sys.argv[0]).name
 
 
-def run() -> None:
-    """Entry point of train_net.py: one process, one per GPU, or one of torchrun's."""
+def run(trainer_class: type[Trainer] = Trainer) -> None:
+    """Entry point of train_net.py: one process, one per GPU, or one of torchrun's.
+
+    Args:
+        trainer_class: a subclass, in a project of your own.
+    """
     args = argument_parser().parse_args()
     with one_line_errors(_program()), _first_process_speaks():
         # Before any process is started, so that most mistakes are known at once.
@@ -196,12 +204,12 @@ def run() -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         if "TORCHELASTIC_RUN_ID" in os.environ:
             join_torchrun(on_gpu)
-            train_or_evaluate(args)
+            train_or_evaluate(args, trainer_class)
             # A process that leaves early would abort the others' last messages.
             comm.synchronize()
             torch.distributed.destroy_process_group()
         else:
-            start_processes(args, on_gpu)
+            start_processes(args, on_gpu, trainer_class)
 
 
 @contextmanager
@@ -215,7 +223,9 @@ def _first_process_speaks() -> Iterator[None]:
         raise
 
 
-def start_processes(args: argparse.Namespace, on_gpu: bool) -> None:
+def start_processes(
+    args: argparse.Namespace, on_gpu: bool, trainer_class: type[Trainer]
+) -> None:
     """Work in this process, or in several that are started here.
 
     Raises:
@@ -243,7 +253,7 @@ def start_processes(args: argparse.Namespace, on_gpu: bool) -> None:
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(args, trainer_class),
         )
     except torch.multiprocessing.ProcessRaisedException as error:
         if "EADDRINUSE" in str(error):
@@ -254,10 +264,10 @@ def start_processes(args: argparse.Namespace, on_gpu: bool) -> None:
         raise
 
 
-def work_for_parent(args: argparse.Namespace) -> None:
+def work_for_parent(args: argparse.Namespace, trainer_class: type[Trainer]) -> None:
     """`train_or_evaluate` in one of several processes."""
     with errors_for_parent():
-        train_or_evaluate(args)
+        train_or_evaluate(args, trainer_class)
 
 
 def join_torchrun(on_gpu: bool) -> None:

@@ -5,25 +5,24 @@ import logging
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.engine.defaults import default_writers
-from detectron2.modeling import build_model
-from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from torch import nn
 
-from rankseg_m2f.data.loader import build_train_loader
+from rankseg_m2f.data.loader import TrainLoader
 from rankseg_m2f.engine.average import WeightAverage
+from rankseg_m2f.engine.builders import Builders
 from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model, check_metric
-from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
-from rankseg_m2f.engine.optimizer import (
-    build_optimizer,
-    load_optimizer_state,
-    max_gradient_norm,
-)
+from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate, evaluation_sets
+from rankseg_m2f.engine.optimizer import load_optimizer_state, max_gradient_norm
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.weights.checkpoint import Checkpointer
 from rankseg_m2f.weights.metadata import label_names
@@ -48,27 +47,30 @@ class TrainingCheckpointer(Checkpointer):
             super().save(name, **extra)
 
 
-class Trainer(TrainerBase):
-    """Trains a config.
+class Trainer(Builders, TrainerBase):
+    """Trains a config; used, and subclassed, as Detectron2's ``DefaultTrainer``.
 
     A step depends on (seed, iteration, process) and the restored state alone, so a run that was
     killed and resumed ends with the weights of one that was not.
     """
 
-    def __init__(self, cfg: CfgNode, seed: int, trust_checkpoint: bool = False):
+    def __init__(self, cfg: CfgNode, seed: int | None = None, trust_checkpoint: bool = False):
         """
         Args:
-            seed: of data order, augmentation, dropout and point sampling.
+            seed: of data order, augmentation, dropout and point sampling; None: SEED, or where
+                that is negative one drawn for all processes.
             trust_checkpoint: unpickle MODEL.WEIGHTS without restriction.
         """
         super().__init__()
         self.cfg = cfg
+        if seed is None:
+            seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.seed = seed
         self.loaded = False  # whether a checkpoint's training state was restored
-        model = build_model(cfg)
+        model = self.build_model(cfg)
         logger.info("Model:\n%s", model)
-        self.optimizer = build_optimizer(cfg, model)
-        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.optimizer = self.build_optimizer(cfg, model)
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.steps = cfg.SOLVER.ACCUMULATION_STEPS
         self.max_norm = max_gradient_norm(cfg)
         self.amp_dtype = _amp_dtype(cfg)
@@ -110,9 +112,23 @@ class Trainer(TrainerBase):
         built = [hooks.IterationTimer(), hooks.LRScheduler()]
         built += saving + evaluation if self.best_model is None else evaluation + saving
         if comm.is_main_process():
-            writers = default_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
-            built.append(hooks.PeriodicWriter(writers, period=20))
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         return built if self.best_model is None else [*built, self.best_model]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Terminal, metrics.json and TensorBoard events, in the main process."""
+        return default_writers(self.cfg.OUTPUT_DIR, self.cfg.SOLVER.MAX_ITER)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
+    ) -> OrderedDict:
+        """Metrics on DATASETS.TEST; see `engine.evaluate`.
+
+        Args:
+            evaluators: one for each of DATASETS.TEST; None: those of `build_evaluator`.
+        """
+        return evaluate(cfg, model, cfg.TEST.AUG.ENABLED, evaluation_sets(cfg, cls, evaluators))
 
     def averaged(self) -> AbstractContextManager:
         """The model holds its moving average inside the block, if there is one."""
@@ -121,10 +137,14 @@ class Trainer(TrainerBase):
     def evaluate(self) -> OrderedDict:
         """Metrics on DATASETS.TEST; see `engine.evaluate`."""
         with self.averaged():
-            results = evaluate(self.cfg, self.model)
+            results = evaluate(self.cfg, self.model, tests=self.evaluation_sets())
         if self.best_model is not None:
             self.best_model.judge(results)
         return results
+
+    def evaluation_sets(self) -> Iterator[EvaluationSet]:
+        """DATASETS.TEST, by the builders of this class."""
+        return evaluation_sets(self.cfg, type(self))
 
     def resume_or_load(self, resume: bool) -> None:
         """Load MODEL.WEIGHTS, or if `resume` the last checkpoint of OUTPUT_DIR if there is one."""
@@ -148,16 +168,28 @@ class Trainer(TrainerBase):
                 that no evaluator gives.
         """
         # Built and left, so that a mistake is known before hours of training.
-        tests = [EvaluationSet.of(self.cfg, name) for name in self.cfg.DATASETS.TEST]
+        evaluators = {test.name: test.evaluators for test in self.evaluation_sets()}
         if self.best_model is not None:
-            check_metric(self.cfg, {test.name: test.judges for test in tests})
+            check_metric(self.cfg, evaluators)
         # The seed of a resumed run is known only now.
-        loader = build_train_loader(self.cfg, seed=self.seed)
-        loader.seek(self.start_iter * self.steps)
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self.seed
+        cfg.freeze()
+        loader = self.build_train_loader(cfg)
+        if isinstance(loader, TrainLoader):
+            loader.seek(self.start_iter * self.steps)
+        elif self.start_iter:
+            logger.warning("Data is read from the start again: the train loader cannot seek")
         self.batches = iter(loader)
 
-    def run(self) -> None:
-        """Train to SOLVER.MAX_ITER, or to an early stop; `load_data` comes before."""
+    def train(self) -> None:
+        """Load the data and train to SOLVER.MAX_ITER, or to an early stop.
+
+        Raises:
+            UserError: see `load_data`.
+        """
+        self.load_data()
         self.model.train()
         with contextlib.suppress(TrainingEnded):
             super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
