@@ -18,7 +18,7 @@ from PIL import Image
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
-from rankseg_m2f.data.ground_truth import ObjectList, transform_ids
+from rankseg_m2f.data.targets import ObjectList, transform_ids
 from rankseg_m2f.data.loader import build_test_loader, build_train_loader, load_records
 from rankseg_m2f.data.mappers import MAPPERS, build_mapper
 from rankseg_m2f.images import ImageReadError

@@ -21,7 +21,7 @@ from rankseg_m2f.data.frames import (
     sample_interval_frames,
     sample_training_frames,
 )
-from rankseg_m2f.data.ground_truth import LabelMasks, ObjectList, aligned, transform_ids
+from rankseg_m2f.data.targets import LabelMasks, ObjectList, aligned, transform_ids
 from rankseg_m2f.data.loader import build_test_loader, build_train_loader
 from rankseg_m2f.data.video_augmentation import OPTIONS, DrawnOnce, clip_augmentation
 from rankseg_m2f.data.video_mappers import build_video_mapper
