@@ -1,4 +1,4 @@
-"""Where datasets lie, texts as editors save them, and files that are written whole or not at all."""
+"""Where datasets lie, texts as editors save them, files written whole or not at all."""
 
 import json
 import os

@@ -77,8 +77,8 @@ def read_label_map(path: str | os.PathLike) -> np.ndarray:
     image = _open(path)
     if image.format in ("JPEG", "MPO"):
         raise ImageReadError(
-            f"{path}: a label map must not be JPEG, which is lossy and blurs labels at their edges; "
-            "save it as PNG"
+            f"{path}: a label map must not be JPEG, which is lossy and blurs labels at their "
+            "edges; save it as PNG"
         )
     if image.mode in ("L", "P", "1"):
         return np.array(image, dtype=np.uint8)
@@ -149,8 +149,8 @@ def _ids_of_floats(path: str | os.PathLike, values: np.ndarray) -> np.ndarray:
     """Ids of a TIFF of floats, as geographic tools write them."""
     if not np.isfinite(values).all():
         raise ImageReadError(
-            f"{path}: a label map must hold ids, but {np.count_nonzero(~np.isfinite(values))} pixels "
-            "are NaN or infinite; write the ignore label there"
+            f"{path}: a label map must hold ids, but {np.count_nonzero(~np.isfinite(values))} "
+            "pixels are NaN or infinite; write the ignore label there"
         )
     ids = values.astype(np.int64)
     if (ids != values).any() or np.abs(values).max(initial=0) >= 1 << 31:

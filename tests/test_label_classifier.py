@@ -16,9 +16,9 @@ from detectron2.structures import Instances
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.data.datasets.definitions import KINDS
-from rankseg_m2f.data.targets import label_targets
 from rankseg_m2f.data.label_augmentation import Cutout, RandAugment
 from rankseg_m2f.data.mappers import build_mapper
+from rankseg_m2f.data.targets import label_targets
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.optimizer import build_optimizer

@@ -51,8 +51,8 @@ def namesakes(categories: Sequence[Mapping]) -> list[str]:
     for category in categories:
         ids.setdefault(category.get("shared_name", category["name"]), []).append(category["id"])
     return [
-        f"{len(numbers)} categories are named {name!r}, ids {', '.join(map(str, numbers))}: results "
-        "tell them apart by id"
+        f"{len(numbers)} categories are named {name!r}, ids {', '.join(map(str, numbers))}: "
+        "results tell them apart by id"
         for name, numbers in ids.items()
         if len(numbers) > 1
     ]

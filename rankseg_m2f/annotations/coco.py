@@ -115,8 +115,8 @@ def read_media(path: Path, kind: Kind, entries: list, findings: Findings) -> Med
             known = found.known.get(media.id)
             if known is not None and known.files != media.files:
                 findings.errors.append(
-                    f"{path} has several {kind.plural} of id {shown(media.id)}: {known.files[0]} and "
-                    f"{media.files[0]}"
+                    f"{path} has several {kind.plural} of id {shown(media.id)}: "
+                    f"{known.files[0]} and {media.files[0]}"
                 )
             else:
                 findings.problems.append(
@@ -138,7 +138,8 @@ def read_media(path: Path, kind: Kind, entries: list, findings: Findings) -> Med
     if len(found.dropped) > len(found.known):
         findings.errors.append(
             f"{path} lists most {kind.plural} more than once: {len(found.dropped)} entries are of "
-            f"files that other entries have, of {len(entries)}; list each once, with all its objects"
+            f"files that other entries have, of {len(entries)}; list each once, with all its "
+            "objects"
         )
     return found
 
@@ -195,8 +196,8 @@ def report_unlisted(
         line = f"{found.path}: none of the {total} annotations is of a listed {kind.name}{said}"
     else:
         line = (
-            f"{found.path}: {len(owners)} of {total} annotations are of an unknown {kind.name}{said}, "
-            "which the json does not list"
+            f"{found.path}: {len(owners)} of {total} annotations are of an unknown "
+            f"{kind.name}{said}, which the json does not list"
         )
     level = findings.errors if 2 * len(owners) > total else findings.problems
     level.append(line + reason)

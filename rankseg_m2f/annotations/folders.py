@@ -132,8 +132,8 @@ def paired(
             if len(paths) > 1:
                 option = "image_ending" if kind == "photo" else "label_ending"
                 found.problems.append(
-                    f"{paths[1]} and {paths[0]} are two {kind}s of one name: remove one of them, or "
-                    f"set {option}"
+                    f"{paths[1]} and {paths[0]} are two {kind}s of one name: remove one of them, "
+                    f"or set {option}"
                 )
     return found
 
@@ -173,7 +173,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _tell_apart(photos: dict[Path, list[Path]], maps: dict[Path, list[Path]]) -> None:
-    """Of several files of one name in one folder, those that cannot be label maps are the photos."""
+    """Of files of one name in one folder, those that cannot be label maps are the photos."""
     for stem, paths in photos.items():
         certain = [path for path in paths if path not in maps.get(stem, [])]
         if certain:

@@ -145,7 +145,7 @@ def _listed(split_file: str, name: str, photos: dict[Path, Path], findings: Find
     if len(once) < len(stems):
         twice = next(s for i, s in enumerate(stems) if s in stems[:i])
         findings.remarks.append(
-            f"{split_file} lists {len(stems) - len(once)} names more than once, first {twice}: each "
-            "is taken once"
+            f"{split_file} lists {len(stems) - len(once)} names more than once, first {twice}: "
+            "each is taken once"
         )
     return once

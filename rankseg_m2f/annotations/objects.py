@@ -283,13 +283,13 @@ class _ObjectReader:
         total = len(self.entries) + len(self.bare)
         if self.bare:
             findings.problems.append(
-                f"{path}: {len(self.bare)} of {total} annotations have no segmentation, perhaps a box "
-                f"alone, and are left out; the first: {self.bare[0]}"
+                f"{path}: {len(self.bare)} of {total} annotations have no segmentation, perhaps a "
+                f"box alone, and are left out; the first: {self.bare[0]}"
             )
         if self.bare and not self.entries:
             findings.errors.append(
-                f"{path}: none of the {total} annotations has a segmentation: boxes alone are nothing "
-                "to learn masks from"
+                f"{path}: none of the {total} annotations has a segmentation: boxes alone are "
+                "nothing to learn masks from"
             )
         if self.entries and all(entry.values["iscrowd"] for entry in self.entries):
             findings.problems.append(
@@ -377,14 +377,15 @@ def _once(
     counted = Counter(i for i in ids if type(i) in (int, str))
     first, kept, shared = {}, [], []
     for annotation, number in zip(annotations, ids, strict=True):
-        if counted.get(number if type(number) in (int, str) else None, 0) > 1:
-            if (known := first.setdefault(number, annotation)) is not annotation:
-                if known == annotation:
-                    findings.problems.append(
-                        f"{path}: annotation {number} is there more than once: it is taken once"
-                    )
-                    continue
-                shared.append(number)
+        plain = type(number) in (int, str) and counted[number] > 1
+        known = first.setdefault(number, annotation) if plain else annotation
+        if known is not annotation and known == annotation:
+            findings.problems.append(
+                f"{path}: annotation {number} is there more than once: it is taken once"
+            )
+            continue
+        if known is not annotation:
+            shared.append(number)
         kept.append(annotation)
     if shared:
         findings.remarks.append(

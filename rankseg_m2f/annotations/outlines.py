@@ -18,8 +18,8 @@ Outline = list | dict
 # Outlines looked at in one go.
 _BATCH = 4096
 _NORMALISED = (
-    "its coordinates all lie between 0 and 1: they are shares of the image, where pixels are wanted; "
-    "multiply x by the width and y by the height"
+    "its coordinates all lie between 0 and 1: they are shares of the image, where pixels are "
+    "wanted; multiply x by the width and y by the height"
 )
 
 
@@ -136,8 +136,8 @@ def _mended(outline: list, size: tuple[int, int]) -> tuple[Outline | None, list[
         ]
     if kinds == {list} and all(len(p) == 2 and {*map(type, p)} <= {int, float} for p in outline):
         return None, [
-            "its polygon is a list of [x, y] points; COCO has all numbers of a polygon in one list: "
-            "[[x1, y1, x2, y2, ...]]"
+            "its polygon is a list of [x, y] points; COCO has all numbers of a polygon in one "
+            "list: [[x1, y1, x2, y2, ...]]"
         ]
     polygons, reasons = [], []
     for polygon in outline:

@@ -128,7 +128,8 @@ def _segments(
         if "segments_info" in annotation:
             said = f"has segments_info {shown(entries)}, not a list"
         findings.errors.append(
-            f"{where} {said} (image {annotation['image_id']}); of an image without segments it is []"
+            f"{where} {said} (image {annotation['image_id']}); of an image without segments it is "
+            "[]"
         )
         return []
     found: dict[int, dict] = {}

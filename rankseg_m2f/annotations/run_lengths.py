@@ -1,11 +1,11 @@
 """COCO's run lengths (RLE), decoded and checked in numpy.
 
-pycocotools trusts them: of runs that are too short or garbage it reads beyond its memory, never ends
-or crashes. So nothing reaches it that has not been here.
+pycocotools trusts them: of runs that are too short or garbage it reads beyond its memory, never
+ends or crashes. So nothing reaches it that has not been here.
 
-The text holds runs of pixels, column by column, that alternate between outside and inside. A run is
-written in characters of 5 bits (code - 48, lowest bits first; bit 32: another one follows; bit 16 of
-the last: negative); from the fourth run on it is the difference to the run two before.
+The text holds runs of pixels, column by column, that alternate between outside and inside. A run
+is written in characters of 5 bits (code - 48, lowest bits first; bit 32: another one follows; bit
+16 of the last: negative); from the fourth run on it is the difference to the run two before.
 
 Shapes: N texts, C characters and R runs of all of them together.
 """
@@ -83,7 +83,7 @@ def _decode(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _without_differences(value: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """(R,) runs from what is written: sums along the odd ones, and along the even ones from 2 on."""
+    """(R,) runs from what is written: sums along odd ones, and along even ones from 2 on."""
     first = np.searchsorted(owner, owner)
     number = np.arange(len(value)) - first
     chain = 3 * owner + np.where(number == 0, 0, 2 - number % 2)

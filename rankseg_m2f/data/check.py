@@ -155,8 +155,8 @@ def _unseen_labels(
     below = f", and values below label_offset={label_offset}" if label_offset else ""
     return [
         f"{report.name}: label {first} ({report.label_names[first]}) is never seen, while "
-        f"{seen.ignored / seen.pixels:.0%} of the pixels hold ignore_label={ignore_label}{below}: if "
-        f"they mean that label, write {first + label_offset} there, or set ignore_label and "
+        f"{seen.ignored / seen.pixels:.0%} of the pixels hold ignore_label={ignore_label}{below}: "
+        f"if they mean that label, write {first + label_offset} there, or set ignore_label and "
         "label_offset to what the files hold"
     ]
 

@@ -233,7 +233,7 @@ def any_targets(record: dict, ignore_label: int, num_labels: int) -> SegmentMap 
 
 
 def transform_ids(ids: np.ndarray, transforms: Transform) -> np.ndarray:
-    """An (H, W) map of ids from UNLABELLED (-1) to 2^24 - 1 after `transforms`, -1 where they padded.
+    """An (H, W) map of ids from -1 (UNLABELLED) to 2^24 - 1 after `transforms`, -1 where they pad.
 
     Ids travel as the three bytes of a colour: transforms resize bytes by nearest neighbour with
     the same pixel centres as the image, and would shift wider types by half a pixel.

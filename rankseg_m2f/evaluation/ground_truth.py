@@ -133,8 +133,8 @@ class GroundTruth:
         label_map = annotations.label_map(record, self._ignore_label)
         if label_map.max(initial=IGNORED) >= self.num_labels:
             raise AnnotationError(
-                f"ground truth {record['sem_seg_file_name']} has label {label_map.max()}, but dataset {self.name!r} has "
-                f"{self.num_labels} labels and ignores {self._ignore_label}"
+                f"ground truth {record['sem_seg_file_name']} has label {label_map.max()}, but "
+                f"dataset {self.name!r} has {self.num_labels} labels and ignores {self._ignore_label}"
             )
         return label_map
 
