@@ -25,16 +25,25 @@ MAY_IMPORT = {
     "structures": set(),
     "modeling": {"rankseg", "layers", "structures", "errors"},
     "images": {"errors"},
-    "files": set(),
+    "files": {"errors"},
+    "annotations": {"errors", "files", "images"},
     "label_scores": set(),
     "errors": set(),
     "revision": set(),
-    "data": {"images", "label_scores"},
-    "evaluation": {"rankseg", "images", "files", "label_scores", "errors"},
+    "data": {"annotations", "errors", "files", "images", "label_scores"},
+    "evaluation": {
+        "rankseg",
+        "annotations",
+        "errors",
+        "images",
+        "files",
+        "label_scores",
+    },
     "config": {"errors"},
     "doctor": {"ops", "data", "engine", "files", "__version__"},
     "weights": {"data", "files", "revision", "errors", "__version__"},
     "engine": {
+        "annotations",
         "weights",
         "modeling",
         "rankseg",
@@ -54,7 +63,7 @@ WITHOUT = {
     "ops": {"detectron2", "numpy", "scipy"},
     "layers": {"detectron2", "numpy", "scipy"},
 }
-ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"data", "evaluation"}}
+ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"annotations", "data", "evaluation"}}
 # Slow to import, or missing on some machines: never at the top of a module.
 LAZY = {"cv2", "matplotlib", "transformers", "torchvision"}
 

@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from rankseg_m2f.annotations.findings import read_once
 from rankseg_m2f.engine.builders import Builders
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.windows import WindowedModel

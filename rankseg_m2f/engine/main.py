@@ -102,9 +102,7 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
     return cfg
 
 
-def main(
-    args: argparse.Namespace, trainer_class: type[Trainer] = Trainer
-) -> OrderedDict | None:
+def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> OrderedDict | None:
     """Train, or evaluate with --eval-only, in this process.
 
     Returns:
@@ -223,9 +221,7 @@ def _first_process_speaks() -> Iterator[None]:
         raise
 
 
-def start_processes(
-    args: argparse.Namespace, on_gpu: bool, trainer_class: type[Trainer]
-) -> None:
+def start_processes(args: argparse.Namespace, on_gpu: bool, trainer_class: type[Trainer]) -> None:
     """Work in this process, or in several that are started here.
 
     Raises:
