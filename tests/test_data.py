@@ -291,9 +291,10 @@ def test_a_dataset_is_loaded_once(made, monkeypatch, kind):
 
 
 def counted_loads(monkeypatch, dataset: str) -> list:
-    """Grows by one each time the dataset is loaded."""
-    loads, load = [], DatasetCatalog.data[dataset]
-    monkeypatch.setitem(DatasetCatalog.data, dataset, lambda: loads.append(1) or load())
+    """Grows by one each time the dataset's annotations are read."""
+    loads, source = [], DatasetCatalog.data[dataset]
+    read = source.read
+    monkeypatch.setattr(source, "read", lambda: loads.append(1) or read())
     return loads
 
 

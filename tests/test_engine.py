@@ -27,7 +27,7 @@ from weights_made import arrays, save_pkl
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.datasets.definitions import KINDS
 from rankseg_m2f.engine import main as engine
-from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.evaluate import evaluate, evaluation_sets
 from rankseg_m2f.engine.main import argument_parser, load_config
 from rankseg_m2f.engine.multi_scale import MultiScaleModel
 from rankseg_m2f.engine.optimizer import (
@@ -462,7 +462,7 @@ def test_the_cpu_can_be_chosen_where_a_gpu_is(scenes, tmp_path, monkeypatch, lau
         for name in ("create_local_process_group", "synchronize"):
             monkeypatch.setattr(engine.comm, name, lambda *_: None)
         monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
-        monkeypatch.setattr(engine, "train_or_evaluate", lambda args: called.append("main"))
+        monkeypatch.setattr(engine, "train_or_evaluate", lambda *_: called.append("main"))
     engine.run()
     assert called == (["launch"] if launcher == "launch" else [("gloo", 1800), "main"])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
@@ -555,7 +555,7 @@ def test_multi_scale_is_for_pictures_and_passes_windows_by(scenes, tmp_path, mon
     views = ["TEST.AUG.MIN_SIZES", "(48,)", "TEST.AUG.MAX_SIZE", "64"]
     cfg = load_config(str(config), [*SMALL, *window, *views, "OUTPUT_DIR", str(tmp_path)])
     loads = counted_loads(monkeypatch, cfg.DATASETS.TEST[0])
-    results = evaluate(cfg, build_model(cfg), multi_scale=True)
+    results = evaluate(cfg, build_model(cfg), evaluation_sets(cfg, multi_scale=True))
     assert len(loads) == 1
     assert ("sem_seg_TTA" in results) == (config == DEMO)
     assert "segm" in results

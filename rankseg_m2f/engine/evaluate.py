@@ -50,11 +50,13 @@ def evaluation_sets(
     cfg: CfgNode,
     builders: type[Builders] = Builders,
     evaluators: Sequence[DatasetEvaluator] | None = None,
+    multi_scale: bool = False,
 ) -> Iterator[EvaluationSet]:
     """The datasets of DATASETS.TEST in turn; annotations are read, images are not.
 
     Args:
         evaluators: one for each dataset; None: those that `builders` build.
+        multi_scale: also over the scales and flips of TEST.AUG.
 
     Raises:
         UserError: an unregistered dataset, or annotations or settings with which nothing can be
@@ -69,7 +71,7 @@ def evaluation_sets(
                 judges = builders.build_evaluator(cfg, name, str(folder))
             else:
                 judges = evaluators[number]
-            views = _multi_scale_evaluator(name, folder) if cfg.TEST.AUG.ENABLED else None
+            views = _multi_scale_evaluator(name, folder) if multi_scale else None
         yield EvaluationSet(name, folder, loader, judges, views)
 
 
@@ -81,19 +83,16 @@ def _multi_scale_evaluator(name: str, folder: Path) -> SemanticEvaluator | None:
 
 
 def evaluate(
-    cfg: CfgNode,
-    model: nn.Module,
-    multi_scale: bool = False,
-    tests: Iterable[EvaluationSet] | None = None,
+    cfg: CfgNode, model: nn.Module, tests: Iterable[EvaluationSet] | None = None
 ) -> OrderedDict:
     """Metrics on DATASETS.TEST, logged and written to OUTPUT_DIR/inference/NAME/results.json.
 
     Args:
-        multi_scale: also over the scales and flips of TEST.AUG, under "sem_seg_TTA".
         tests: what `evaluation_sets` gives; None: by its defaults.
 
     Returns:
-        By task, or by dataset and task if there are several datasets; on the main process.
+        By task, or by dataset and task if there are several datasets; on the main process. The
+        average of several scales is under "sem_seg_TTA".
     """
     _share_buffers(model)
     test = cfg.MODEL.MASK_FORMER.TEST
@@ -105,7 +104,7 @@ def evaluate(
     for part in tests or evaluation_sets(cfg):
         found = inference_on_dataset(model, part.loader, part.evaluators)
         _publish(part.name, found, part.folder)
-        if multi_scale and segments and part.multi_scale is not None:
+        if segments and part.multi_scale is not None:
             views = MultiScaleModel(cfg, bare)
             again = inference_on_dataset(views, part.loader, part.multi_scale)
             found.update({f"{task}_TTA": metrics for task, metrics in again.items()})

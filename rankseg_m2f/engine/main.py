@@ -150,11 +150,11 @@ def evaluate_weights(
 ) -> OrderedDict:
     """Metrics of MODEL.WEIGHTS, or with --resume of the last checkpoint."""
     _refuse_to_replace_results(cfg, args.resume)
-    tests = list(evaluation_sets(cfg, trainer_class))
+    tests = list(evaluation_sets(cfg, trainer_class, multi_scale=cfg.TEST.AUG.ENABLED))
     model, _ = load_model(
         cfg, resume=args.resume, trust=args.trust_checkpoint, allow_partial=args.allow_partial
     )
-    results = evaluate(cfg, model, cfg.TEST.AUG.ENABLED, tests)
+    results = evaluate(cfg, model, tests)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

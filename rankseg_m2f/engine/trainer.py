@@ -128,7 +128,8 @@ class Trainer(Builders, TrainerBase):
         Args:
             evaluators: one for each of DATASETS.TEST; None: those of `build_evaluator`.
         """
-        return evaluate(cfg, model, cfg.TEST.AUG.ENABLED, evaluation_sets(cfg, cls, evaluators))
+        tests = evaluation_sets(cfg, cls, evaluators, multi_scale=cfg.TEST.AUG.ENABLED)
+        return evaluate(cfg, model, tests)
 
     def averaged(self) -> AbstractContextManager:
         """The model holds its moving average inside the block, if there is one."""
@@ -137,7 +138,7 @@ class Trainer(Builders, TrainerBase):
     def evaluate(self) -> OrderedDict:
         """Metrics on DATASETS.TEST; see `engine.evaluate`."""
         with self.averaged():
-            results = evaluate(self.cfg, self.model, tests=self.evaluation_sets())
+            results = evaluate(self.cfg, self.model, self.evaluation_sets())
         if self.best_model is not None:
             self.best_model.judge(results)
         return results
