@@ -222,7 +222,6 @@ def test_the_whole_demo_in_small(tmp_path, monkeypatch, capsys):
     make = run_demo.make_scenes
     monkeypatch.setattr(run_demo, "make_scenes", lambda root: make(root, train=8, val=4, size=64))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    forget_scenes()
     small = {
         "OUTPUT_DIR": str(tmp_path / "run"),
         "SOLVER.MAX_ITER": "2",
@@ -240,17 +239,6 @@ def test_the_whole_demo_in_small(tmp_path, monkeypatch, capsys):
     # A second call finds the run finished.
     run_demo.main()
     assert (tmp_path / "run" / "log.txt").read_text().count("Starting training from") == 2
-    forget_scenes()
-
-
-def forget_scenes():
-    """Other tests register scenes of other folders under the same names."""
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    for name in DatasetCatalog.list():
-        if name.startswith(("scenes_", "video_scenes_")):
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
 
 
 def test_check_dataset_names_the_bad_files(tmp_path, monkeypatch, capsys):

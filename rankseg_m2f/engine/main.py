@@ -28,6 +28,7 @@ from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import check_prepared, register_official
+from rankseg_m2f.data.datasets.register import other_roots, register_found
 from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.config_files import find_config, read_config
@@ -62,15 +63,16 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS."""
+    """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS.
+
+    Those below another folder, which the variable named before, give way.
+    """
     root = datasets_root()
-    for register, folders in (
-        (register_scenes, SCENES),
-        (register_video_scenes, VIDEO_SCENES),
-    ):
-        for folder in sorted(root.glob(folders)):
-            register(folder)
+    before = other_roots(root)
+    register_found(root, {SCENES: register_scenes, VIDEO_SCENES: register_video_scenes})
     register_official(root)
+    if before:
+        logger.warning("Datasets are read below %s now, not below %s", root, ", ".join(before))
     register_definitions(cfg.DATASETS.DEFINITIONS)
 
 

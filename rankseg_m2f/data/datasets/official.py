@@ -300,6 +300,7 @@ class Prepared(Replaceable):
         needs: files and folders without which there is nothing to load.
         advice: what to do if they are missing.
         load: makes the records.
+        root: the folder of all datasets.
     """
 
     name: str
@@ -307,6 +308,7 @@ class Prepared(Replaceable):
     needs: list[Path]
     advice: str
     load: Callable[[], list[dict]]
+    root: Path
 
     def check(self) -> None:
         """Raise a FileNotFoundError unless all of `needs` is there; fast."""
@@ -407,7 +409,7 @@ def _register(name: str, layout: Layout, root: Path, words: dict[str, str]) -> N
         f"python datasets/{layout.script}"
     )
     needs = [place for places in paths.values() for place in places]
-    DatasetCatalog[name] = Prepared(name, arguments, needs, advice, DatasetCatalog.pop(name))
+    DatasetCatalog[name] = Prepared(name, arguments, needs, advice, DatasetCatalog.pop(name), root)
 
 
 def _places(base: Path, place: str | tuple[str, ...] | list[str], words: dict) -> list[Path]:
