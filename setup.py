@@ -7,7 +7,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent.resolve()
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "rankseg_m2f/__init__.py").read_text())[1]
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "rankseg_m2f/__init__.py").read_text(encoding="utf-8")
+)[1]
 
 # What Detectron2 needs at run time, apart from torch.
 DETECTRON2_NEEDS = [

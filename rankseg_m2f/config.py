@@ -13,6 +13,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.utils.file_io import PathManager
 
 from rankseg_m2f.safe_yaml import rewrite_eval_tags
 
@@ -31,7 +32,7 @@ class Config(CfgNode):
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
-        with super()._open_cfg(filename) as file:
+        with PathManager.open(filename, "r", encoding="utf-8-sig") as file:
             text = file.read()
         try:
             text = rewrite_eval_tags(text)

@@ -1,6 +1,8 @@
 """What a user can mend ends a program in one sentence, not in a traceback."""
 
+import io
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +31,17 @@ def sentence(error: Exception) -> str:
     return worker["said"].strip() if worker else text
 
 
+def print_any_text() -> None:
+    """From now on escape what standard output and error cannot encode, such as κ in some locales.
+
+    Names of files and labels are the user's; no character of theirs should end a program.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Notebooks have streams of other kinds.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def one_line_errors(
     program: str, kinds: tuple[type[Exception], ...] = USER_ERRORS
@@ -41,6 +54,7 @@ def one_line_errors(
     Raises:
         SystemExit: with the program's name and the error's sentence; the error is its cause.
     """
+    print_any_text()
     try:
         yield
     except kinds as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+from detectron2.engine import DefaultTrainer, default_argument_parser, launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -33,6 +33,7 @@ from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.config_files import find_config, read_config
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
+from rankseg_m2f.engine.logs import set_up
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import USER_ERRORS, one_line_errors
 from rankseg_m2f.files import datasets_root
@@ -146,9 +147,8 @@ def main(args: argparse.Namespace) -> OrderedDict | None:
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
     if args.config_file:
-        # Detectron2 copies the file's text into the log.
         args.config_file = str(find_config(args.config_file))
-    default_setup(cfg, args)
+    set_up(cfg, args)
     if args.eval_only:
         return evaluate_weights(cfg, args)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
