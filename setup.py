@@ -85,7 +85,14 @@ setup(
     ],
     extras_require={
         "demo": ["safetensors"],
-        "test": ["av>=12", "pytest>=7.4", "ruff>=0.15,<0.18", "safetensors", "transformers>=4.45"],
+        "test": [
+            "av>=12",
+            "pytest>=7.4",
+            "pytest-xdist>=3.6",
+            "ruff>=0.15,<0.18",
+            "safetensors",
+            "transformers>=4.45",
+        ],
     },
     **native_extension(),
 )

@@ -24,10 +24,13 @@ from label_statistics import LabelStatistics
 from make_video_scenes import make_video_scenes
 from PIL import Image
 from run_demo import trained
+from time_estimate import announce
 from tqdm import tqdm
 from visualise import Labels, side_by_side
 
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.predictor import VideoPredictor
+from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.files import datasets_root
@@ -47,11 +50,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ..., for both models")
     args = parser.parse_args()
+    with one_line_errors("run_video_demo"):
+        run(args.opts)
+
+
+def run(overrides: list[str]) -> None:
+    """All of it; prints the figures.
+
+    Args:
+        overrides: KEY VALUE ..., for both models.
+    """
     start = time.perf_counter()
     make_video_scenes(datasets_root() / "video_scenes", frames=_FRAMES)
+    announce([load_config(str(config), overrides) for config in CONFIGS.values()])
     lines = [f"{'':22}{'model':>10}{'constant prediction':>22}"]
     for task, config in CONFIGS.items():
-        cfg = trained(str(config), args.opts)
+        cfg = trained(str(config), overrides)
         results = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0] / "results.json"
         metrics = json.loads(results.read_text(encoding="utf-8"))
         lines += rows(task, metrics, constant_prediction(cfg))
