@@ -168,6 +168,8 @@ def test_the_whole_video_demo_in_small(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run_video_demo.py", *WORDS])
     run_video_demo.main()
     shown = capsys.readouterr().out
+    # Both models at once, before the first is trained.
+    assert shown.count("will take about") == 1 and shown.count(" iterations of ") == 2
     assert all(name in shown for name in ("instance  AP ", "semantic  mIoU", "constant prediction"))
     output = tmp_path / "output" / "demo-video"
     for task in ("instance", "semantic"):

@@ -18,8 +18,10 @@ SMALL = {
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
     "MODEL.DEVICE": "cpu",
 }
-# The second is what a terminal without any locale gives: files, too, are ASCII by default.
+# The second has Python read and write ASCII where no encoding is given. Below a folder of another
+# name torch itself cannot be imported then.
 LOCALES = {"C": {"LC_ALL": "C"}, "ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0"}}
+NARROWEST = "ASCII" if f"{ROOT}{sys.executable}".isascii() else "C"
 
 
 def python(locale: str, *words: object, **environment: str) -> subprocess.CompletedProcess:
@@ -42,12 +44,12 @@ def test_a_dataset_of_any_name_is_checked(tmp_path):
     }
     content = {"mine": {"kind": "semantic_folder", **arguments, **paths}}
     file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-    done = python("ASCII", ROOT / "tools/check_dataset.py", "mine", "--definitions", file)
+    done = python(NARROWEST, ROOT / "tools/check_dataset.py", "mine", "--definitions", file)
     assert done.returncode == 1, done.stderr
     assert b"1 problem" in done.stdout and b"label 9" in done.stdout
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", sorted({"C", NARROWEST}))
 def test_a_model_is_trained_and_its_log_is_whole(scenes, tmp_path, locale):
     # TensorBoard writes below names of the locale alone.
     output = tmp_path / ("run" if locale == "ASCII" else "κ Maße \u4e2d")
@@ -67,6 +69,6 @@ def test_a_model_is_trained_and_its_log_is_whole(scenes, tmp_path, locale):
 def test_doctor_looks_at_folders_of_any_name(tmp_path):
     folder = tmp_path / "Maße \u4e2d"
     folder.mkdir()
-    done = python("ASCII", "-m", "rankseg_m2f.doctor", DETECTRON2_DATASETS=str(folder))
+    done = python(NARROWEST, "-m", "rankseg_m2f.doctor", DETECTRON2_DATASETS=str(folder))
     assert done.returncode in (0, 1) and b"Traceback" not in done.stderr, done.stderr
     assert str(folder).encode() in done.stdout

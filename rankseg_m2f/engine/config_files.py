@@ -9,8 +9,9 @@ from pathlib import Path
 from rankseg_m2f.config import Config, get_cfg
 
 logger = logging.getLogger(__name__)
-# Beside a checkout of this project; an installed package has none.
-CONFIGS = Path(__file__).parents[2] / "configs"
+# Beside the package in a checkout, in it where it is installed.
+_INSTALLED, _CHECKOUT = (folder / "configs" for folder in Path(__file__).parents[1:3])
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 # Files of the official repositories -> ours, both as paths in a folder called configs.
 TABLE = "official_paths.json"
 
