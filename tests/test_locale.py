@@ -1,5 +1,6 @@
 """Programs run in any locale, on files and labels of any name."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT
 from datasets_made import quarters, write_dataset
+
+from rankseg_m2f.errors import one_line_errors
 
 DEMO = ROOT / "configs" / "scenes" / "panoptic" / "demo-rankseg.yaml"
 SMALL = {
@@ -47,6 +50,15 @@ def test_a_dataset_of_any_name_is_checked(tmp_path):
     done = python(NARROWEST, ROOT / "tools/check_dataset.py", "mine", "--definitions", file)
     assert done.returncode == 1, done.stderr
     assert b"1 problem" in done.stdout and b"label 9" in done.stdout
+
+
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    with one_line_errors("tool"):
+        print("recall@κ of größe")
+    print("κ", flush=True)  # what follows, too
+    assert shown.buffer.getvalue().decode("ascii") == "recall@\\u03ba of gr\\xf6\\xdfe\n\\u03ba\n"
 
 
 @pytest.mark.parametrize("locale", sorted({"C", NARROWEST}))
