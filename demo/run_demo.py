@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """All of it; prints the figures."""
+    """See the module."""
     start = time.perf_counter()
     root = datasets_root() / "scenes"
     make_scenes(root)

@@ -51,21 +51,17 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ..., for both models")
     args = parser.parse_args()
     with one_line_errors("run_video_demo"):
-        run(args.opts)
+        run(args)
 
 
-def run(overrides: list[str]) -> None:
-    """All of it; prints the figures.
-
-    Args:
-        overrides: KEY VALUE ..., for both models.
-    """
+def run(args: argparse.Namespace) -> None:
+    """See the module."""
     start = time.perf_counter()
     make_video_scenes(datasets_root() / "video_scenes", frames=_FRAMES)
-    announce([load_config(str(config), overrides) for config in CONFIGS.values()])
+    announce([load_config(str(config), args.opts) for config in CONFIGS.values()])
     lines = [f"{'':22}{'model':>10}{'constant prediction':>22}"]
     for task, config in CONFIGS.items():
-        cfg = trained(str(config), overrides)
+        cfg = trained(str(config), args.opts)
         results = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0] / "results.json"
         metrics = json.loads(results.read_text(encoding="utf-8"))
         lines += rows(task, metrics, constant_prediction(cfg))

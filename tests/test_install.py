@@ -7,11 +7,11 @@ import sys
 
 from conftest import ROOT
 
-from rankseg_m2f.engine.config_files import CONFIGS
+from rankseg_m2f.config.lookup import CONFIGS
 
 CODE = """
 import json, rankseg_m2f
-from rankseg_m2f.engine.config_files import find_config
+from rankseg_m2f.config.lookup import find_config
 from rankseg_m2f.data.categories import read_categories
 ours = find_config("configs/ade20k/panoptic/mask2former-R50-rankseg.yaml")
 official = find_config("configs/ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml")

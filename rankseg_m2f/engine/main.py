@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 import rankseg_m2f.modeling.label_classifier
 import rankseg_m2f.modeling.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config
+from rankseg_m2f.config.lookup import find_config, read_config
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.definitions import register_definitions
@@ -31,7 +32,6 @@ from rankseg_m2f.data.datasets.official import check_prepared, register_official
 from rankseg_m2f.data.datasets.register import other_roots, register_found
 from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
-from rankseg_m2f.engine.config_files import find_config, read_config
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
 from rankseg_m2f.engine.logs import set_up
 from rankseg_m2f.engine.trainer import Trainer
