@@ -2,10 +2,16 @@
 # Both install into .venv beside this file; nothing global is touched. PYTHON chooses the
 # interpreter; packages it already has (torch, detectron2, ...) are used and not installed again.
 
+# Folders may have spaces in their names: make takes them for the ends of words unless escaped.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/ready
+SPACE := $(subst ,, )
+READY := $(subst $(SPACE),\$(SPACE),$(VENV))/ready
+
+# The tests run in two processes where two cores are; ORDER=N shuffles them, the same N alike.
+WORKERS ?= auto
+ORDER ?=
 
 # Detectron2 compiles small functions while it is imported; newer torch says so on each start.
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script
@@ -27,28 +33,30 @@ help:
 	@echo "make bench  speed against peers;  make gpu-test  the tests that need a CUDA device"
 
 demo: $(READY)
-	$(BIN)/python demo/run_demo.py
+	"$(BIN)/python" demo/run_demo.py
 
 demo-video: $(READY)
-	$(BIN)/python demo/run_video_demo.py
+	"$(BIN)/python" demo/run_video_demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -q tests $(if $(wildcard ../shared/golden),-m "not gpu and not slow")
+	"$(BIN)/python" -m pytest -q tests -n $(WORKERS) --dist worksteal \
+		$(if $(ORDER),--order-seed $(ORDER)) \
+		$(if $(wildcard ../shared/golden),-m "not gpu and not slow")
 
 gpu-test: $(READY)
-	$(BIN)/python -m pytest -q tests -m gpu
+	"$(BIN)/python" -m pytest -q tests -m gpu
 
 bench: $(READY)
-	$(BIN)/python benchmarks/ms_deform_attn.py
-	$(BIN)/python benchmarks/whole_model.py
-	$(BIN)/python benchmarks/large_vocabulary.py
+	"$(BIN)/python" benchmarks/ms_deform_attn.py
+	"$(BIN)/python" benchmarks/whole_model.py
+	"$(BIN)/python" benchmarks/large_vocabulary.py
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
 
 doctor: $(READY)
-	$(BIN)/python -m rankseg_m2f.doctor
+	"$(BIN)/python" -m rankseg_m2f.doctor
 
 setup: $(READY)
 
@@ -56,27 +64,27 @@ setup: $(READY)
 # versions; otherwise the tested set of constraints.txt is installed.
 $(READY): setup.py constraints.txt Makefile
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@if $(PYTHON) -c "import torch, torchvision" 2>/dev/null; then \
-		echo "Using torch of $$($(PYTHON) -c 'import sys; print(sys.executable)')"; \
-		$(PYTHON) -m venv --system-site-packages $(VENV); \
-		: > $(VENV)/constraints.txt; \
+	@if "$(PYTHON)" -c "import torch, torchvision" 2>/dev/null; then \
+		echo "Using torch of $$("$(PYTHON)" -c 'import sys; print(sys.executable)')"; \
+		"$(PYTHON)" -m venv --system-site-packages "$(VENV)"; \
+		: > "$(VENV)/constraints.txt"; \
 	else \
-		$(PYTHON) -m venv $(VENV); \
-		cp constraints.txt $(VENV)/constraints.txt; \
+		"$(PYTHON)" -m venv "$(VENV)"; \
+		cp constraints.txt "$(VENV)/constraints.txt"; \
 	fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c $(VENV)/constraints.txt -e ".[test,demo]"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check \
+		-c "$(VENV)/constraints.txt" -e ".[test,demo]"
 	@# Again without isolation: now torch is there to build the optional C++ kernel against.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation -e . || echo "The C++ kernel was not built; PyTorch serves instead"
-	@if $(BIN)/python -c "import detectron2" 2>/dev/null; then \
+	@if "$(BIN)/python" -c "import detectron2" 2>/dev/null; then \
 		echo "Using the detectron2 that is there"; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check $(DETECTRON2_PIP) \
-			--target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" \
+		"$(BIN)/python" -m pip install --quiet --disable-pip-version-check $(DETECTRON2_PIP) \
+			--target "$$("$(BIN)/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" \
 			$(DETECTRON2); \
 	fi
-	@touch $(READY)
+	@touch "$(VENV)/ready"
 
 clean:
-	rm -rf $(VENV) output build *.egg-info
+	rm -rf "$(VENV)" output build *.egg-info

@@ -1,13 +1,20 @@
 """Installs rankseg_m2f. Detectron2 itself has no PyPI release of its own name: see README.md."""
 
+import atexit
+import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent.resolve()
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "rankseg_m2f/__init__.py").read_text())[1]
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "rankseg_m2f/__init__.py").read_text(encoding="utf-8")
+)[1]
 
 # What Detectron2 needs at run time, apart from torch.
 DETECTRON2_NEEDS = [
@@ -29,8 +36,8 @@ DETECTRON2_NEEDS = [
 ]
 
 
-def native_extension() -> dict:
-    """Arguments that build the C++ deformable attention, or none where that cannot be done.
+def native_extension() -> tuple[dict, dict]:
+    """Arguments and commands that build the C++ deformable attention, or none if that fails.
 
     It is optional: a missing compiler, or pip's isolated builds, where torch is not to be seen,
     leave a package that works without it.
@@ -42,7 +49,7 @@ def native_extension() -> dict:
         from rankseg_m2f.ops.native import source_hash
     except ImportError as error:
         print(f"Deformable attention in C++ is not built: {error}")
-        return {}
+        return {}, {}
 
     class Optional(BuildExtension):
         def run(self) -> None:
@@ -57,11 +64,28 @@ def native_extension() -> dict:
         depends=["rankseg_m2f/ops/csrc/kernel.h"],
         extra_compile_args=["-O3", "-fopenmp", f'-DRANKSEG_SOURCE="{source_hash()}"'],
     )
-    return {
-        "ext_modules": [extension],
-        "cmdclass": {"build_ext": Optional.with_options(use_ninja=False)},
-    }
+    return {"ext_modules": [extension]}, {"build_ext": Optional.with_options(use_ninja=False)}
 
+
+class WithConfigs(build_py):
+    """Puts configs/ into the package; an editable one finds that of the checkout."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree(str(HERE / "configs"), f"{self.build_lib}/rankseg_m2f/configs")
+
+
+def writable_folders() -> dict:
+    """Arguments that let setuptools write elsewhere than beside this file, if that is read-only."""
+    if os.access(HERE, os.W_OK):
+        return {}
+    folder = tempfile.mkdtemp(prefix="rankseg_m2f_build_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"options": {"egg_info": {"egg_base": folder}, "build": {"build_base": folder}}}
+
+
+EXTENSION, COMMANDS = native_extension()
 
 setup(
     name="rankseg_m2f",
@@ -83,7 +107,16 @@ setup(
     ],
     extras_require={
         "demo": ["safetensors"],
-        "test": ["av>=12", "pytest>=7.4", "ruff>=0.15,<0.18", "safetensors", "transformers>=4.45"],
+        "test": [
+            "av>=12",
+            "pytest>=7.4",
+            "pytest-xdist>=3.6",
+            "ruff>=0.15,<0.18",
+            "safetensors",
+            "transformers>=4.45",
+        ],
     },
-    **native_extension(),
+    cmdclass={"build_py": WithConfigs, **COMMANDS},
+    **EXTENSION,
+    **writable_folders(),
 )

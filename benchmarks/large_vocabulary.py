@@ -1,4 +1,4 @@
-"""Time and peak memory of semantic inference with many labels: all K against the κ best.
+"""Time and peak memory of semantic inference with many labels: all K against the best of them.
 
     python benchmarks/large_vocabulary.py [--json benchmarks/results/NAME.json] [--png FILE]
     python benchmarks/large_vocabulary.py --from benchmarks/results/NAME.json --png FILE
@@ -41,7 +41,7 @@ REPEATS, SECONDS = 5, 3.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labels", nargs="+", type=int, default=LABELS, metavar="K")
-    parser.add_argument("--kappa", type=int, default=100, metavar="κ")
+    parser.add_argument("--kappa", type=int, default=100, metavar="N")
     parser.add_argument("--sizes", nargs="+", type=size, default=[(512, 512), (1024, 2048)])
     parser.add_argument("--rounds", type=int, default=2, help="processes for each setting")
     parser.add_argument("--quick", action="store_true", help="tiny settings: does it run?")

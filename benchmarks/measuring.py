@@ -51,7 +51,9 @@ def in_process(script: str, *arguments: object) -> dict:
         RuntimeError: it failed; with the last of what it said.
     """
     command = [sys.executable, "-W", "ignore", script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         # No words at all: the system ended it, most often for want of memory.
         said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]

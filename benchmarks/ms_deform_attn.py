@@ -49,7 +49,7 @@ def main() -> None:
     if args.json:
         content = {"machine": machine(args.device), "copy_bytes_per_second": bandwidth}
         content["rows"] = rows
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def compare(size: str, batch: int, dtype: str, device: str, rounds: int) -> list[dict]:

@@ -40,7 +40,8 @@ def main() -> None:
             print(f"{length:7}{window or 'whole':>8}{peak:10.2f}{rate:10.2f}", flush=True)
     if args.json:
         args.json.write_text(
-            json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n"
+            json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n",
+            encoding="utf-8",
         )
 
 

@@ -51,7 +51,7 @@ def main() -> None:
         print(f"{what:15}{backend:8}{1e3 * seconds:9.0f} ms{ratio:7.2f}x")
     if args.json:
         content = {"machine": machine(device), "size": args.size, "rows": rows}
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def sample(size: int, num_labels: int) -> dict:

@@ -21,6 +21,7 @@ from constant_baseline import constant_baseline
 from label_statistics import LabelStatistics
 from make_scenes import make_scenes
 from report import Run, metric_rows, write_report
+from time_estimate import announce, is_run_of
 
 from rankseg_m2f import __version__
 from rankseg_m2f.config import Config
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     root = datasets_root() / "scenes"
     make_scenes(root)
+    announce([engine.load_config(args.config_file, args.opts)])
     cfg = trained(args.config_file, args.opts)
     minutes = (time.perf_counter() - start) / 60
     folder = Path(cfg.OUTPUT_DIR)
@@ -74,14 +76,12 @@ def run(args: argparse.Namespace) -> None:
 def trained(config: str, overrides: list[str]) -> Config:
     """Train, or go on with a run of the same config; its config, the final weights filled in."""
     cfg = engine.load_config(config, overrides)
-    folder = Path(cfg.OUTPUT_DIR)
     command = ["--config-file", config, *overrides]
-    dumped = folder / "config.yaml"
-    if dumped.is_file() and dumped.read_text(encoding="utf-8") == cfg.dump():
+    if is_run_of(cfg):
         command.insert(0, "--resume")
     engine.main(engine.argument_parser().parse_args(command))
     cfg.defrost()
-    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
     cfg.freeze()
     return cfg
 

@@ -24,9 +24,11 @@ from label_statistics import LabelStatistics
 from make_video_scenes import make_video_scenes
 from PIL import Image
 from run_demo import trained
+from time_estimate import announce
 from tqdm import tqdm
 from visualise import Labels, side_by_side
 
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.predictor import VideoPredictor
 from rankseg_m2f.errors import add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.build import build_evaluator
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """See the module."""
     start = time.perf_counter()
     make_video_scenes(datasets_root() / "video_scenes", frames=_FRAMES)
+    announce([load_config(str(config), args.opts) for config in CONFIGS.values()])
     lines = [f"{'':22}{'model':>10}{'constant prediction':>22}"]
     for task, config in CONFIGS.items():
         cfg = trained(str(config), args.opts)

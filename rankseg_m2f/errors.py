@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import io
 import os
 import re
 import sys
@@ -89,6 +90,17 @@ def user_sentence(error: BaseException) -> str | None:
     return text.rpartition(name)[2].strip() if name in text else None
 
 
+def print_any_text() -> None:
+    """From now on escape what standard output and error cannot encode, such as κ in some locales.
+
+    Names of files and labels are the user's; no character of theirs should end a program.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Notebooks have streams of other kinds.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """Turn a user's mistake in the block into the end of `program`.
@@ -98,6 +110,7 @@ def one_line_errors(program: str) -> Iterator[None]:
     Raises:
         SystemExit: with the program's name and the error's sentence; the error is its cause.
     """
+    print_any_text()
     try:
         yield
     except Exception as error:

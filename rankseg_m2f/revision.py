@@ -17,7 +17,7 @@ def revision() -> str | None:
         return None
     try:
         done = subprocess.run(
-            _COMMAND, cwd=_ROOT, capture_output=True, text=True, check=True, timeout=30
+            _COMMAND, cwd=_ROOT, capture_output=True, encoding="utf-8", check=True, timeout=30
         )
     except (OSError, subprocess.SubprocessError):
         return None

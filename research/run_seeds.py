@@ -170,7 +170,7 @@ class Queue:
 
     def _start(self, slot: int, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
-        lock = (job.folder / _LOCK).open("w")
+        lock = (job.folder / _LOCK).open("w", encoding="utf-8")
         try:
             # The run inherits it: one that outlives a killed runner is not started twice.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -260,7 +260,7 @@ def device_name(device: str) -> str:
         return cpu_name()
     words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={device}"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return f"GPU {device}"
     return done.stdout.strip() or f"GPU {device}"

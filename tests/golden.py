@@ -59,17 +59,23 @@ def folder_of(name: str) -> Path:
     return FOLDER / name if (FOLDER / name).is_dir() else SHARED / name
 
 
-@lru_cache
 def load_case(name: str) -> Case:
     """Read a case; its thing and stuff ids are registered under the config's dataset name."""
+    case = _read_case(name)
+    # Each time, since what a test registers is gone after it.
+    metadata = MetadataCatalog.get(case.cfg.DATASETS.TRAIN[0])
+    metadata.thing_dataset_id_to_contiguous_id = {i: i for i in case.meta["thing_ids"] or ()}
+    return case
+
+
+@lru_cache
+def _read_case(name: str) -> Case:
     folder = folder_of(name)
     meta = json.loads((folder / "meta.json").read_text())
     cfg = get_cfg()
     cfg.merge_from_file(str(folder / "config.yaml"))
     # The official oracle spares the auxiliary layers.
     cfg.MODEL.RANKSEG.USE_GT_AUX = False
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    metadata.thing_dataset_id_to_contiguous_id = {i: i for i in meta["thing_ids"] or ()}
     arrays = _tensors(folder / "inputs.npz")
     inputs = []
     for i in range(sum(key.startswith("image.") for key in arrays)):

@@ -165,6 +165,43 @@ def test_no_prints_and_no_bare_excepts(path):
             assert node.type is not None, f"{path}:{node.lineno} catches everything"
 
 
+def constants(node: ast.AST) -> list[str]:
+    """Texts anywhere in `node`."""
+    found = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+    return [value for value in found if isinstance(value, str)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_has_an_encoding(path):
+    """The locale's may be any."""
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        function, given = node.func, {keyword.arg for keyword in node.keywords}
+        name = getattr(function, "attr", getattr(function, "id", ""))
+        if name == "open":
+            owner = getattr(getattr(function, "value", None), "id", "")
+            modes = [text for text in map(constants, [*node.args, *node.keywords]) if text]
+            of_text = owner not in ("Image", "av") and not any("b" in m[0] for m in modes)
+        else:
+            of_text = name in ("read_text", "write_text") or {"text", "universal_newlines"} & given
+        assert not of_text or "encoding" in given, f"{path}:{node.lineno} {name} has no encoding"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_help_can_be_printed_anywhere(path):
+    """`--help` is shown before a program has prepared its output for characters beyond ASCII."""
+    tree = parse(path)
+    for node in ast.walk(tree):
+        name = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+        if name in ("add_argument", "ArgumentParser"):
+            texts = constants(node)
+            if "__doc__" in ast.unparse(node):
+                doc = ast.get_docstring(tree)
+                texts.append(doc.splitlines()[0] if "splitlines()[0]" in ast.unparse(node) else doc)
+            assert all(map(str.isascii, texts)), f"{path}:{node.lineno}"
+
+
 def test_the_idea_needs_torch_alone():
     code = (
         "import sys, pkgutil, importlib, rankseg_m2f.rankseg as r;"

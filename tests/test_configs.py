@@ -314,10 +314,10 @@ def test_config_by_official_path(caplog):
     assert "vspw/semantic/mask2former-swin-B-oracle.yaml" in caplog.text
 
 
-def test_detectron2_is_told_the_file_that_was_found(monkeypatch):
+def test_the_log_is_told_the_file_that_was_found(monkeypatch):
     told = []
     monkeypatch.setattr(engine, "setup_logger", lambda *_, **__: None)
-    monkeypatch.setattr(engine, "default_setup", lambda cfg, args: told.append(args.config_file))
+    monkeypatch.setattr(engine, "set_up", lambda cfg, args: told.append(args.config_file))
     monkeypatch.setattr(engine, "evaluate_weights", lambda cfg, args: cfg)
     path = "configs/ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml"
     cfg = engine.main(engine.argument_parser().parse_args(["--config-file", path, "--eval-only"]))

@@ -50,7 +50,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def registered(own_catalogs, tmp_path_factory):
+def registered(tmp_path_factory):
     """Names that the scripts call ready, registered below one root."""
     root = tmp_path_factory.mktemp("datasets")
     for dataset in DATASETS:

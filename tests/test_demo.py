@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import report
 import run_demo
+import time_estimate
 import torch
 import visualise
 import yaml
@@ -18,6 +19,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 import demo
+from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.structures.predictions import SelectedScores
 
 LABELS = visualise.Labels(Metadata(name="x", stuff_classes=NAMES))
@@ -222,7 +224,6 @@ def test_the_whole_demo_in_small(tmp_path, monkeypatch, capsys):
     make = run_demo.make_scenes
     monkeypatch.setattr(run_demo, "make_scenes", lambda root: make(root, train=8, val=4, size=64))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    forget_scenes()
     small = {
         "OUTPUT_DIR": str(tmp_path / "run"),
         "SOLVER.MAX_ITER": "2",
@@ -233,24 +234,39 @@ def test_the_whole_demo_in_small(tmp_path, monkeypatch, capsys):
     run_demo.main()
     shown = capsys.readouterr().out
     assert "constant prediction" in shown and "mIoU" in shown
+    promise = "will take about 0.0 minutes, more beside other work: 2 iterations of "
+    assert promise in shown.partition("constant prediction")[0]
     page = (tmp_path / "run" / "report.html").read_text()
     for name in ("curves", "temperatures", *(f"val_{i}" for i in range(4))):
         assert f"report/{name}.png" in page
         assert Image.open(tmp_path / "run" / "report" / f"{name}.png").width > 300
     # A second call finds the run finished.
     run_demo.main()
+    assert "will take" not in capsys.readouterr().out
     assert (tmp_path / "run" / "log.txt").read_text().count("Starting training from") == 2
-    forget_scenes()
 
 
-def forget_scenes():
-    """Other tests register scenes of other folders under the same names."""
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    for name in DatasetCatalog.list():
-        if name.startswith(("scenes_", "video_scenes_")):
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
+def test_what_is_left_of_a_run_is_estimated(scenes, tmp_path, monkeypatch):
+    """From time_estimate.ITERATIONS of 0.5 s and RECORDS of 0.25 s, the first quarter slower."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    monkeypatch.setattr(
+        time_estimate, "iteration_seconds", lambda _, count: [9.0] * (count // 4) + [0.5] * 15
+    )
+    monkeypatch.setattr(time_estimate, "record_seconds", lambda *_: [9.0] + [0.25] * 5)
+    period = {"SOLVER.MAX_ITER": "1000", "TEST.EVAL_PERIOD": "300", "OUTPUT_DIR": str(tmp_path)}
+    cfg = load_config(str(run_demo.DEMO), overrides(**period))
+    whole = time_estimate.estimate(cfg)
+    # Six validation images; evaluated at 300, 600, 900 and in the end.
+    assert whole == time_estimate.Estimate(1000, 0.5, 4, 1.5) and whole.seconds == 506
+    (tmp_path / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    assert time_estimate.estimate(cfg) == whole
+    (tmp_path / "last_checkpoint").write_text("model_0000599.pth", encoding="utf-8")
+    assert time_estimate.estimate(cfg) == time_estimate.Estimate(400, 0.5, 2, 1.5)
+    (tmp_path / "last_checkpoint").write_text("model_final.pth", encoding="utf-8")
+    assert time_estimate.finished_iterations(cfg) == 1000
+    # A run of another config is not gone on with.
+    (tmp_path / "config.yaml").write_text("SEED: 1", encoding="utf-8")
+    assert time_estimate.finished_iterations(cfg) == 0
 
 
 def test_check_dataset_names_the_bad_files(tmp_path, monkeypatch, capsys):

@@ -157,8 +157,6 @@ def test_a_constant_has_all_labels_where_nothing_is_selected(scenes, monkeypatch
 
 
 def test_the_whole_video_demo_in_small(tmp_path, monkeypatch, capsys):
-    from test_demo import forget_scenes
-
     make = run_video_demo.make_video_scenes
     monkeypatch.setattr(
         run_video_demo,
@@ -167,14 +165,14 @@ def test_the_whole_video_demo_in_small(tmp_path, monkeypatch, capsys):
     )
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    forget_scenes()
     monkeypatch.setattr(sys, "argv", ["run_video_demo.py", *WORDS])
     run_video_demo.main()
     shown = capsys.readouterr().out
+    # Both models at once, before the first is trained.
+    assert shown.count("will take about") == 1 and shown.count(" iterations of ") == 2
     assert all(name in shown for name in ("instance  AP ", "semantic  mIoU", "constant prediction"))
     output = tmp_path / "output" / "demo-video"
     for task in ("instance", "semantic"):
         assert len(frames_of(output / f"{task}.mp4")) == 3
         assert Image.open(output / f"{task}.png").width > 4 * 288
     assert "mIoU" in (output / "figures.txt").read_text()
-    forget_scenes()

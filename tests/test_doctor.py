@@ -32,7 +32,7 @@ def broken(tmp_path, monkeypatch, line: str) -> str:
     return str(caught.value)
 
 
-def test_all_is_well_here(monkeypatch, tmp_path, own_catalogs):
+def test_all_is_well_here(monkeypatch, tmp_path):
     check_requirements()
     coco = tmp_path / "coco"
     for folder in ("annotations", "val2017"):
@@ -77,7 +77,8 @@ def test_doctor_names_the_missing_library_and_its_fix():
     assert "Traceback" not in result.stderr
 
 
-def test_doctor_on_a_bare_python(tmp_path):
+def test_doctor_on_a_bare_python(tmp_path, monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS")
     # Isolated and without site-packages: the standard library and the repository, nothing else.
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     code += "from rankseg_m2f import doctor; sys.exit(doctor.main())"

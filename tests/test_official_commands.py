@@ -32,7 +32,7 @@ def kinds() -> dict[tuple[str, str], str]:
 
 
 @pytest.fixture(scope="module")
-def datasets(own_catalogs, tmp_path_factory):
+def datasets(tmp_path_factory):
     """A folder of all official datasets, made tiny."""
     root = tmp_path_factory.mktemp("datasets")
     write_official(root)

@@ -83,9 +83,6 @@ DATASETS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("own_catalogs")
-
-
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     root = tmp_path_factory.mktemp("official")

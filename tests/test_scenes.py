@@ -32,20 +32,6 @@ def large(tmp_path_factory):
     return make_scenes(tmp_path_factory.mktemp("large"), **LARGE)
 
 
-@pytest.fixture
-def empty_catalogs():
-    """Scenes of other tests or runs in this process must not be in the way."""
-
-    def forget():
-        for name in [n for n in DatasetCatalog.list() if n.startswith("scenes_")]:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-
-    forget()
-    yield
-    forget()
-
-
 def contents(root):
     return {
         str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
@@ -292,7 +278,7 @@ def test_settings_out_of_range(tmp_path, setting):
     assert not (tmp_path / "new").exists()
 
 
-def test_registration(small, empty_catalogs):
+def test_registration(small):
     names = register_scenes(small)
     kinds = ("panoptic", "semantic", "instance")
     assert names == [f"scenes_20_{kind}_{s}" for s in ("train", "val") for kind in kinds]

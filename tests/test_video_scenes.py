@@ -38,20 +38,6 @@ def motions():
     return [sample_motion(vocabulary, np.random.default_rng([5, i])) for i in range(300)]
 
 
-@pytest.fixture
-def empty_catalogs():
-    """Scenes of other tests or runs in this process must not be in the way."""
-
-    def forget():
-        for name in [n for n in DatasetCatalog.list() if n.startswith("video_scenes_")]:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-
-    forget()
-    yield
-    forget()
-
-
 def contents(root):
     return {
         str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
@@ -301,7 +287,7 @@ def test_settings_out_of_range(tmp_path, setting):
     assert not (tmp_path / "new").exists()
 
 
-def test_registration(small, empty_catalogs):
+def test_registration(small):
     names = register_video_scenes(small)
     kinds = ("instance", "semantic")
     assert names == [f"video_scenes_{kind}_{s}" for s in ("train", "val") for kind in kinds]

@@ -1,9 +1,9 @@
-"""Learned 1/τ of each rank, of one or several checkpoints (Fig. 7 of the paper).
+"""Learned 1/tau of each rank, of one or several checkpoints (Fig. 7 of the paper).
 
-    python tools/plot_temperatures.py model_final.pth [NAME=other.pth ...] [--kappa κ] [--png FILE]
+    python tools/plot_temperatures.py model_final.pth [NAME=other.pth ...] [--kappa N] [--png FILE]
 
-The form "layernorm" has standardised logits and a bias beside its 1/τ, so its values compare with
-those of its own form alone; "shared" has one value for all ranks. A model whose κ shrank from K
+The form "layernorm" has standardised logits and a bias beside its 1/tau, so its values compare
+with those of its own form alone; "shared" has one value for all ranks. A model whose kappa shrank
 while training has temperatures of later ranks too, which it left early: --kappa leaves them out.
 """
 
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoints", nargs="+", metavar="[NAME=]FILE")
-    parser.add_argument("--kappa", type=int, metavar="κ", help="ranks to show (default: all)")
+    parser.add_argument("--kappa", type=int, metavar="N", help="ranks to show (default: all)")
     parser.add_argument("--png", type=Path, default=Path("temperatures.png"))
     parser.add_argument(
         "--trust-checkpoint",

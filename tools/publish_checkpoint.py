@@ -41,7 +41,7 @@ def main() -> None:
 def read_metrics(path: Path) -> dict:
     """A JSON file of metrics by name, such as {task: {metric: value}}."""
     try:
-        metrics = json.loads(path.read_text("utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(metrics, dict):

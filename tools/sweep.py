@@ -3,9 +3,9 @@
     python tools/sweep.py --config-file X.yaml [--kappas 5,10,20] [--oracle off] ...
         MODEL.WEIGHTS model_final.pth
 
-The table {κ} x {selection, temperature, oracle} with all metrics, and the labelled pixels that are
-correct, whose label was not selected (missed), whose region is right but has another label
-(misclassified), or whose mask is wrong. Settings that the checkpoint cannot serve, such as a κ
+The table {kappa} x {selection, temperature, oracle} with all metrics, and the labelled pixels
+that are correct, whose label was not selected (missed), whose region is right but has another label
+(misclassified), or whose mask is wrong. Settings that the checkpoint cannot serve, such as a kappa
 larger than its own with temperatures, are named and left out.
 
 Writes sweep.csv and sweep.png into OUTPUT_DIR/sweep/DATASET, and statistics per image in a folder
@@ -73,7 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", required=True, metavar="YAML")
     # Comma-separated: overrides would else be taken for more of them.
-    parser.add_argument("--kappas", type=numbers, metavar="κ,κ,...", help="default: five of them")
+    parser.add_argument("--kappas", type=numbers, metavar="N,N,...", help="default: five of them")
     for key in FIELDS[1:]:
         parser.add_argument(f"--{key}", choices=SWITCH, default="both")
     parser.add_argument("--dataset", help="registered dataset (default: DATASETS.TEST)")

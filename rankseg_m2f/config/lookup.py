@@ -11,8 +11,9 @@ from rankseg_m2f.config.node import Config
 from rankseg_m2f.errors import MissingFileError
 
 logger = logging.getLogger(__name__)
-# Beside a checkout of this project; an installed package has none.
-CONFIGS = Path(__file__).parents[2] / "configs"
+# Beside the package in a checkout, in it where it is installed.
+_INSTALLED, _CHECKOUT = (folder / "configs" for folder in Path(__file__).parents[1:3])
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 # Files of the official repositories -> ours, both as paths in a folder called configs.
 TABLE = "official_paths.json"
 

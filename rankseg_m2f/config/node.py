@@ -32,7 +32,8 @@ class Config(CfgNode):
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
         try:
-            with super()._open_cfg(filename) as file:
+            # By the locale, Detectron2 would not read UTF-8 everywhere; some editors write a mark.
+            with PathManager.open(filename, "r", encoding="utf-8-sig") as file:
                 text = rewrite_eval_tags(file.read())
         except ValueError as error:
             raise UserError(f"{filename}: {error}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
+from detectron2.engine import DefaultTrainer, default_argument_parser, launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -26,6 +26,7 @@ from rankseg_m2f.config import Config
 from rankseg_m2f.config.lookup import find_config, read_config
 from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import check_prepared, register_official
+from rankseg_m2f.data.datasets.register import other_roots, register_found
 from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.config_checks import (
@@ -37,6 +38,7 @@ from rankseg_m2f.engine.config_checks import (
     check_model,
 )
 from rankseg_m2f.engine.evaluate import evaluate, evaluation_sets
+from rankseg_m2f.engine.logs import set_up
 from rankseg_m2f.engine.outputs import check_folder
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import UserError, add_debug_flag, errors_for_parent, one_line_errors
@@ -66,15 +68,16 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS."""
+    """Register the datasets of $DETECTRON2_DATASETS and those of DATASETS.DEFINITIONS.
+
+    Those below another folder, which the variable named before, give way.
+    """
     root = datasets_root()
-    for register, folders in (
-        (register_scenes, SCENES),
-        (register_video_scenes, VIDEO_SCENES),
-    ):
-        for folder in sorted(root.glob(folders)):
-            register(folder)
+    before = other_roots(root)
+    register_found(root, {SCENES: register_scenes, VIDEO_SCENES: register_video_scenes})
     register_official(root)
+    if before:
+        logger.warning("Datasets are read below %s now, not below %s", root, ", ".join(before))
     register_definitions(cfg.DATASETS.DEFINITIONS)
 
 
@@ -126,9 +129,8 @@ def train_or_evaluate(
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
     if args.config_file:
-        # Detectron2 copies the file's text into the log.
         args.config_file = str(find_config(args.config_file))
-    default_setup(cfg, args)
+    set_up(cfg, args)
     for handler in logging.getLogger("detectron2").handlers:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(_is_said_here_alone)

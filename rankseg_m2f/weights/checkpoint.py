@@ -161,7 +161,7 @@ class Checkpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file `resume_or_load` resumes from."""
         with replacing(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
-            temporary.write_text(last_filename_basename)
+            temporary.write_text(last_filename_basename, encoding="utf-8")
 
     def _check_tag(self) -> None:
         """Raise unless last_checkpoint names a file."""

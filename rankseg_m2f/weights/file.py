@@ -163,7 +163,7 @@ def _read_parts(index: Path, trust: bool) -> dict:
     if not index.exists():
         raise MissingFileError(f"there is no weights file {index}: check MODEL.WEIGHTS")
     try:
-        files = json.loads(index.read_text("utf-8"))["weight_map"]
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         parts = sorted(set(files.values()))
         # An index must not reach into other folders.
         local = all(Path(part).name == part != ".." for part in parts)

@@ -300,14 +300,18 @@ class Prepared(AnnotationSource, Replaceable):
         needs: files and folders without which there is nothing to load.
         advice: what to do if they are missing.
         source: makes the records.
+        root: the folder of all datasets.
     """
 
-    def __init__(self, source: AnnotationSource, arguments: dict, needs: list[Path], advice: str):
+    def __init__(
+        self, source: AnnotationSource, arguments: dict, needs: list[Path], advice: str, root: Path
+    ):
         super().__init__(source.name, source.load, source.title)
         self.arguments = arguments
         self.needs = needs
         self.advice = advice
         self.source = source
+        self.root = root
 
     def check(self) -> None:
         """Raise a MissingFileError unless all of `needs` is there; fast."""
@@ -421,7 +425,7 @@ def _register(name: str, layout: Layout, root: Path, words: dict[str, str]) -> N
         f"python datasets/{layout.script}"
     )
     needs = [place for places in paths.values() for place in places]
-    DatasetCatalog[name] = Prepared(DatasetCatalog.pop(name), arguments, needs, advice)
+    DatasetCatalog[name] = Prepared(DatasetCatalog.pop(name), arguments, needs, advice, root)
 
 
 def _places(base: Path, place: str | tuple[str, ...] | list[str], words: dict) -> list[Path]:

@@ -4,7 +4,8 @@ K labels have contiguous ids 0..K-1, things and stuff in one space.
 """
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -262,8 +263,83 @@ def _things(things: Sequence[dict], ids: list[int]) -> dict:
     }
 
 
-class Replaceable:
-    """A loader of records whose dataset gives way to another of its name."""
+class BelowRoot:
+    """A loader of records of a dataset that was looked for below the folder of all datasets.
+
+    Attributes:
+        root: that folder; None where a user gave the dataset's own folder.
+    """
+
+    root: Path | None
+
+
+class Replaceable(BelowRoot):
+    """A loader of records whose dataset gives way to any other of its name."""
+
+
+class Found(AnnotationSource, BelowRoot):
+    """A source of records whose dataset gives way to one that the same function registers."""
+
+    def __init__(self, source: AnnotationSource, by: str):
+        """
+        Args:
+            source: makes the records.
+            by: name of the function that registers them.
+        """
+        super().__init__(source.name, source.load, source.title)
+        self.by, self.root = by, None
+
+
+@contextmanager
+def replacing_found(names: Sequence[str], by: str) -> Iterator[None]:
+    """Let datasets registered in the block replace those of the same names of earlier blocks.
+
+    Other datasets of these names stay, and registering one that differs is an error.
+
+    Args:
+        by: name of the function that registers them.
+    """
+    loaders = DatasetCatalog.data
+    earlier = {n: MetadataCatalog.get(n) for n in names if getattr(loaders.get(n), "by", "") == by}
+    for name in earlier:
+        forget(name)
+    others = set(loaders)
+    try:
+        yield
+    finally:
+        for name in [n for n in names if n in loaders and n not in others]:
+            loaders[name] = Found(loaders[name], by)
+            # Who holds the metadata of a dataset that is the same as before holds the right one.
+            if name in earlier and vars(earlier[name]) == vars(MetadataCatalog.get(name)):
+                MetadataCatalog[name] = earlier[name]
+
+
+def register_found(root: Path, finders: Mapping[str, Callable[[Path], list[str]]]) -> None:
+    """Register what lies below the folder of all datasets; what is no longer there is forgotten.
+
+    Args:
+        root: the folder.
+        finders: pattern of folders below it -> what registers one of these, giving the names.
+    """
+    names = [
+        name
+        for pattern, register in finders.items()
+        for folder in sorted(root.glob(pattern))
+        for name in register(folder)
+    ]
+    for name, load in list(DatasetCatalog.data.items()):
+        if not isinstance(load, Found):
+            continue
+        if name in names:
+            load.root = root
+        elif load.root is not None:
+            forget(name)
+
+
+def other_roots(root: Path) -> list[str]:
+    """Folders of all datasets, other than `root`, below which registered datasets lie."""
+    roots = {load.root for load in DatasetCatalog.data.values() if isinstance(load, BelowRoot)}
+    return sorted(map(str, roots - {None, root}))
 
 
 def add_dataset(name: str, load: Callable[[], list[dict]], **metadata) -> None:
