@@ -110,7 +110,7 @@ def measure(num_labels: int, kappa: int, height: int, width: int) -> dict:
     """`seconds` of each repeat; `peak_bytes`, `inference_bytes` of it not held before."""
     from detectron2.modeling import build_model
 
-    import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
+    import rankseg_m2f.registration  # noqa: F401
 
     cfg = read_config(CONFIG)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_labels

@@ -49,7 +49,7 @@ def measure(length: int, window: int) -> dict:
     """Peak memory of the process (of the GPU where there is one) and speed for one video."""
     from detectron2.modeling import build_model
 
-    import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
+    import rankseg_m2f.registration  # noqa: F401
     from rankseg_m2f.config.lookup import read_config
     from rankseg_m2f.engine.windows import WindowedModel
 

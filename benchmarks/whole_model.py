@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from measuring import machine, timed
 
-import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
+import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.config.lookup import read_config
 from rankseg_m2f.ops.backends import VARIABLE, available_backends
 

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import Tensor
 
-import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
+import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.config import get_cfg
 
 FOLDER = Path(__file__).parent / "data" / "golden"

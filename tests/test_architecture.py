@@ -42,8 +42,10 @@ MAY_IMPORT = {
     "config": {"errors"},
     "doctor": {"ops", "data", "engine", "files", "__version__"},
     "weights": {"data", "files", "revision", "errors", "__version__"},
+    "registration": {"modeling"},
     "engine": {
         "annotations",
+        "registration",
         "weights",
         "modeling",
         "rankseg",

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import resnet50
 from weights_made import arrays, save_pkl, save_pth
 
-import rankseg_m2f.modeling.backbone.swin  # noqa: F401  (registration)
+import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.weights.checkpoint import Checkpointer
 from rankseg_m2f.weights.swin_windows import fit_windows

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import pytest
 from detectron2.config import CfgNode
@@ -174,3 +176,13 @@ def test_our_files_load_into_a_plain_detectron2_config(path):
     ours.merge_from_file(str(path))
     cfg.MODEL.DEVICE = ours.MODEL.DEVICE
     assert type(cfg) is CfgNode and cfg.dump() == ours.dump()
+
+
+def test_registration_makes_every_architecture_known():
+    code = (
+        "import rankseg_m2f.registration, sys\n"
+        "from detectron2.modeling import META_ARCH_REGISTRY as known\n"
+        "assert {'MaskFormer', 'VideoMaskFormer', 'LabelClassifier'} <= set(dict(known))\n"
+        "assert 'rankseg_m2f.engine' not in sys.modules and 'rankseg_m2f.data' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent, check=True)

@@ -24,7 +24,7 @@ from transformers import (
     SwinModel,
 )
 
-import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
+import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.weights.checkpoint import Checkpointer
 from rankseg_m2f.weights.huggingface import from_huggingface, is_huggingface, to_huggingface

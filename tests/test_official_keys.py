@@ -7,7 +7,7 @@ import torch
 from conftest import TESTS
 from detectron2.modeling import build_model
 
-import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
+import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.weights.key_names import our_names
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import build_backbone
 
-import rankseg_m2f.modeling.backbone.swin  # noqa: F401  (registration)
+import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.config import get_cfg
 
 

@@ -24,7 +24,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from rankseg_m2f.data.mappers import build_mapper
+from rankseg_m2f.data.mappers import MAPPER_REGISTRY, build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.images import ImageReadError
@@ -128,10 +128,15 @@ class _SeededDataset(Dataset):
         ) from last
 
 
-def build_train_loader(cfg: CfgNode, seed: int = 0) -> TrainLoader:
+def build_train_loader(
+    cfg: CfgNode, seed: int = 0, mapper: Callable[[dict], dict] | None = None
+) -> TrainLoader:
     """The training stream of this process.
 
     One batch is one forward pass: SOLVER.IMS_PER_BATCH / processes / ACCUMULATION_STEPS images.
+
+    Args:
+        mapper: from a record to an input of the model; None: by INPUT.DATASET_MAPPER_NAME.
 
     Raises:
         UserError: the batch does not divide, or the sampler is unknown.
@@ -140,7 +145,7 @@ def build_train_loader(cfg: CfgNode, seed: int = 0) -> TrainLoader:
     records = load_records(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     return TrainLoader(
         records,
-        _mapper_of(records)(cfg, is_train=True),
+        mapper or _train_mapper(cfg, records),
         _train_sampler(cfg, records, seed),
         batch_size=_micro_batch_size(cfg),
         seed=seed,
@@ -213,6 +218,13 @@ def is_video(record: dict) -> bool:
 
 def _mapper_of(records: list[dict]) -> Callable:
     return build_video_mapper if is_video(records[0]) else build_mapper
+
+
+def _train_mapper(cfg: CfgNode, records: list[dict]) -> Callable[[dict], dict]:
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name in MAPPER_REGISTRY:
+        return MAPPER_REGISTRY.get(name)(cfg, True)
+    return _mapper_of(records)(cfg, is_train=True)
 
 
 def _micro_batch_size(cfg: CfgNode) -> int:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
+from fvcore.common.registry import Registry
 from torch import Tensor
 
 from rankseg_m2f.data.augmentation import (
@@ -48,6 +49,12 @@ MAPPERS = {
     "coco_panoptic_lsj": (panoptic_targets, True, True),
 }
 _PADDING_COLOUR = 128
+
+MAPPER_REGISTRY = Registry("MAPPER")
+MAPPER_REGISTRY.__doc__ = """Training mappers of other projects, by INPUT.DATASET_MAPPER_NAME.
+
+Each is called with (cfg, True), as Detectron2's, and gives what turns a record into an input.
+"""
 
 
 @dataclass

@@ -6,9 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.registry import Registry
 
-# Imported for its registration under the name configs use, as `mask_former` is elsewhere.
-import rankseg_m2f.modeling.label_classifier
-import rankseg_m2f.modeling.query.mask_former  # noqa: F401
+import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.errors import UserError, require_one_of

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
+from fvcore.common.registry import Registry
 
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
@@ -43,6 +44,12 @@ SWITCHES = {"panoptic": "PANOPTIC_ON", "semantic": "SEMANTIC_ON", "instance": "I
 # Those that read a file of their own, and compare nothing.
 WITHOUT_TRUTH = (VideoInstanceEvaluator,)
 
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+EVALUATOR_REGISTRY.__doc__ = """Evaluators of other projects, by a dataset's `evaluator_type`.
+
+Each is called with (cfg, dataset_name, output_dir) and judges the dataset alone.
+"""
+
 
 def build_evaluator(
     cfg,
@@ -62,15 +69,18 @@ def build_evaluator(
             switches on.
 
     Raises:
-        UserError: the dataset's `evaluator_type` is not in `EVALUATORS`; or TEST.DUMP_PREDICTIONS
+        UserError: the dataset's `evaluator_type` is in neither table; or TEST.DUMP_PREDICTIONS
             without a folder.
     """
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type")
+    if kind in EVALUATOR_REGISTRY:
+        judge = EVALUATOR_REGISTRY.get(kind)(cfg, dataset_name, output_dir)
+        return DatasetEvaluators([judge])
     if kind not in EVALUATORS:
         raise UserError(
-            f"dataset {dataset_name!r} has evaluator_type {kind!r}, but the table EVALUATORS of "
-            f"evaluation/build.py has only {', '.join(EVALUATORS)}; is the dataset registered "
+            f"dataset {dataset_name!r} has evaluator_type {kind!r}, which must be one of "
+            f"{', '.join(EVALUATORS)}, or a name in EVALUATOR_REGISTRY; is the dataset registered "
             "(DATASETS.DEFINITIONS)?"
         )
     if gives is None:
