@@ -24,7 +24,7 @@ SIZE = 64
 def load_discs(count: int) -> list[dict]:
     """Records of images that are drawn when they are read: any keys you like."""
     return [
-        {"file_name": f"disc {i}", "image_id": i, "height": SIZE, "width": SIZE, "radius": 8 + i}
+        {"file_name": f"disc {i}", "image_id": i, "height": SIZE, "width": SIZE, "radius": 16 + i}
         for i in range(count)
     ]
 

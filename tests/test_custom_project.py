@@ -10,20 +10,10 @@ from conftest import ROOT
 
 SCRIPT = ROOT / "docs" / "custom_project.py"
 SMALL = [
-    "SOLVER.IMS_PER_BATCH",
-    "2",
-    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
-    "64",
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
-    "8",
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
-    "1",
-    "MODEL.DEVICE",
-    "cpu",
-    "DATALOADER.NUM_WORKERS",
-    "0",
-    "SEED",
-    "1",
+    *("SOLVER.IMS_PER_BATCH", "2", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64"),
+    *("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "8"),
+    *("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.DEVICE", "cpu"),
+    *("DATALOADER.NUM_WORKERS", "0", "SEED", "1"),
 ]
 
 
@@ -42,7 +32,7 @@ def test_a_project_of_one_file_trains_and_evaluates(tmp_path):
     run(tmp_path, "SOLVER.MAX_ITER", "40", "SOLVER.CHECKPOINT_PERIOD", "20")
     results = tmp_path / "inference" / "discs_val" / "results.json"
     trained = json.loads(results.read_text(encoding="utf-8"))["discs"]["accuracy"]
-    # All ground would be right on 81 % of the pixels.
+    # 76 % of the pixels are ground.
     assert trained > 85
     weights = str(tmp_path / "model_final.pth")
     run(tmp_path / "again", "--eval-only", "MODEL.WEIGHTS", weights)
