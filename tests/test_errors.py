@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import traceback
+from functools import partial
 
 import pytest
 import torch
@@ -149,7 +150,7 @@ def test_debugging_shows_the_traceback_of_a_mistake(monkeypatch, capsys):
     add_debug_flag(parser)
     for flags, shown in (([], 0), (["--debug"], 1)):
         assert parser.parse_args(flags).debug == bool(flags)
-        with pytest.raises(SystemExit, match="^tool: a$"), one_line_errors("tool"):
+        with pytest.raises(SystemExit, match=r"^tool: a$"), one_line_errors("tool"):
             raise UserError("a")
         assert capsys.readouterr().err.count("Traceback") == shown
     assert os.environ[DEBUG] == "1"
@@ -174,6 +175,7 @@ def test_what_ends_training_is_shown_once():
 
 
 TWO = ["--num-gpus", "2", "--dist-url", "auto"]
+slow = partial(pytest.param, marks=pytest.mark.slow)
 TOOL = "tools/export_huggingface.py"
 
 
@@ -181,13 +183,13 @@ TOOL = "tools/export_huggingface.py"
     "bug, script, flags, workers",
     [
         ("building", "train_net.py", [], 0),
-        ("building", "train_net.py", ["--eval-only"], 0),
-        ("building", "train_net_video.py", [], 0),
+        slow("building", "train_net.py", ["--eval-only"], 0),
+        slow("building", "train_net_video.py", [], 0),
         ("building", "train_net.py", TWO, 0),
         ("building", "demo/demo.py", [], 0),
-        ("building", "demo/demo_video.py", [], 0),
+        slow("building", "demo/demo_video.py", [], 0),
         ("building", "tools/analyze_model.py", [], 0),
-        ("training", "train_net.py", [], 0),
+        slow("training", "train_net.py", [], 0),
         ("loading", "train_net.py", [], 1),
     ],
 )
@@ -252,6 +254,7 @@ def mistakes(tmp_path):
     }
 
 
+# In the order of `mistakes`; those that say little beside the others are slow.
 NAMES_OF_MISTAKES = (
     "feature",
     "label",
@@ -268,9 +271,10 @@ NAMES_OF_MISTAKES = (
     "tool",
     "shape",
 )
+SLOW = {"label", "weights in two processes", "classes", "demo of videos", "shape"}
 
 
-@pytest.mark.parametrize("name", NAMES_OF_MISTAKES)
+@pytest.mark.parametrize("name", [slow(n) if n in SLOW else n for n in NAMES_OF_MISTAKES])
 def test_a_planted_mistake_is_a_sentence(tmp_path, name):
     script, words, said = mistakes(tmp_path)[name]
     code, text, last = run(tmp_path, script, *words)
@@ -281,7 +285,7 @@ def test_a_planted_mistake_is_a_sentence(tmp_path, name):
     assert last.startswith(f"{program}: ") and said in last and text.count(last) == 1
 
 
-@pytest.mark.parametrize("flag", [True, False])
+@pytest.mark.parametrize("flag", [True, slow(False)])
 def test_debugging_reaches_processes(tmp_path, flag):
     script, words, said = mistakes(tmp_path)["label in two processes"]
     environment = {} if flag else {DEBUG: "1"}
