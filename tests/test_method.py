@@ -340,7 +340,7 @@ def test_cosines_with_a_scale():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("TRAIN_SELECTION", "none", "'none' is none of official, keep_present, schedule, all"),
+        ("TRAIN_SELECTION", "none", "'none' must be one of official, keep_present, schedule, all"),
         ("TRAIN_SCHEDULE", "(0.5, 0.5)", "TRAIN_SCHEDULE="),
         ("TRAIN_SCHEDULE", "(0.5, 1.5)", "TRAIN_SCHEDULE="),
         ("TOPK_EVAL", "-1", "TOPK_EVAL=-1 must be 0 or more"),
