@@ -1,6 +1,7 @@
 """The bootstrap: weights are repetitions, a planted difference is found, none is made up."""
 
 import json
+import re
 
 import compare_runs as tool
 import numpy as np
@@ -347,9 +348,12 @@ def test_mistakes_are_one_line(tmp_path):
         (a, str(old.parent)): "older version",
         (a, str(broken.parent)): "is broken, evaluate again",
     }.items():
-        assert message in tool.main(["--a", sides[0], "--b", sides[1]])
+        with pytest.raises(SystemExit, match=f"^compare_runs: .*{re.escape(message)}"):
+            tool.main(["--a", sides[0], "--b", sides[1]])
     for kind in ("json", "png"):  # below a file
         words = ["--a", a, "--b", a, "--resamples", "9", f"--{kind}", str(old / f"c.{kind}")]
-        assert old.name in tool.main(words)
-    assert "2 or more" in tool.main(["--a", a, "--b", a, "--resamples", "1"])
+        with pytest.raises(SystemExit, match=rf"--{kind} .*{old.name}: it is a file"):
+            tool.main(words)
+    with pytest.raises(SystemExit, match="2 or more"):
+        tool.main(["--a", a, "--b", a, "--resamples", "1"])
     assert tool.main(["--a", two, "--b", a, "--dataset", "toy", "--resamples", "9"]) is None

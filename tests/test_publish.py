@@ -14,6 +14,7 @@ from golden import load_case
 
 from rankseg_m2f import revision as revision_module
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.weights.checkpoint import Checkpointer
 from rankseg_m2f.weights.file import read_weights
 from rankseg_m2f.weights.metadata import describe_metadata, label_names
@@ -112,7 +113,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(tmp_path, cfg, tr
         return {"model": {}}
 
     monkeypatch.setattr("rankseg_m2f.weights.publish.read_weights", damaged)
-    with pytest.raises(OSError, match="does not hold what was written"):
+    with pytest.raises(UserError, match="does not hold what was written"):
         publish(cfg, str(trained), target.with_name("other.pth"))
     assert list(path.parent.iterdir()) == [path] and path.read_bytes() == before
 

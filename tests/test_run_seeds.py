@@ -211,7 +211,7 @@ def test_files_that_are_no_table(tmp_path):
     path = tmp_path / "a.yaml"
     for text in ("[1, 2]", "a: [", "a: !!python/object/apply:os.getcwd []"):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"a\.yaml (is no YAML|must be a table)"):
+        with pytest.raises(ValueError, match=r"a\.yaml (is not YAML|must be a table)"):
             Experiment.read(path)
     with pytest.raises(SystemExit, match=r"gone\.yaml"):
         run_seeds.main([str(tmp_path / "gone.yaml")])

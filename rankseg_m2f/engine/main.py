@@ -95,8 +95,8 @@ def load_config(config_file: str, overrides: list[str]) -> Config:
     cfg.freeze()
     check_architecture(cfg)
     register_datasets(cfg)
-    check_labels(cfg)
     check_kinds(cfg)
+    check_labels(cfg)
     check_mapper(cfg)
     check_input(cfg)
     for key, plain in _IGNORED.items():

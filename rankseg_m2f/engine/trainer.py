@@ -213,8 +213,10 @@ class Trainer(Builders, TrainerBase):
         try:
             SimpleTrainer.write_metrics(totals, data_time, self.iter)
         except FloatingPointError as error:
+            bad = [name for name, loss in totals.items() if not loss.isfinite()]
             raise DivergedError(
-                f"{error} Lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)"
+                f"loss is not finite at iteration {self.iter} ({', '.join(bad) or 'their sum'}): "
+                "lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)"
             ) from error
         # Also for an optimizer that clips in its own step: a fused one unscales after that.
         self.scaler.unscale_(self.optimizer)

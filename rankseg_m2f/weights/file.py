@@ -123,7 +123,8 @@ def write_weights(path: str | Path, checkpoint: dict) -> None:
                 torch.save(checkpoint, file)
         except OSError as error:
             # That of a full disk names no file.
-            error.filename = error.filename or str(path)
+            if error.errno is not None and error.filename is None:
+                error.filename = str(path)
             raise
         return
     if others := sorted(set(checkpoint) - {"model", "metadata"}):

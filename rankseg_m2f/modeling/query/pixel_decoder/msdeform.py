@@ -140,12 +140,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         head = cfg.MODEL.SEM_SEG_HEAD
+        read = features_read(cfg, input_shape)
         encoded = head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
         for name in encoded:
             key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
-            require_one_of(key, name, head.IN_FEATURES)
+            require_one_of(key, name, read)
         return {
-            "input_shape": features_read(cfg, input_shape),
+            "input_shape": read,
             "conv_dim": head.CONVS_DIM,
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,
