@@ -152,8 +152,8 @@ def _mended(outline: list, size: tuple[int, int]) -> tuple[Outline | None, list[
             polygon = corners.reshape(-1).tolist()
             what = "corners" if len(corners) > 2 else "all its corners"
             reasons.append(
-                f"it has {what} far outside of the image, such as {farthest:.4g} where the image is "
-                f"{size[1]} wide and {size[0]} high; only the part near the image is taken"
+                f"it has {what} far outside of the image, such as {farthest:.4g} where the image "
+                f"is {size[1]} wide and {size[0]} high; only the part near the image is taken"
             )
         if len(corners) > 2:
             polygons.append(polygon)
