@@ -360,7 +360,10 @@ def _difference(media: MediaList, ids: set, where: str) -> str | None:
     if not ids:
         return None
     first = min(ids, key=str)
-    return f"{media.path}: {len(ids)} {media.kind.plural} are {where}, first id {first!r}"
+    line = f"{media.path}: {len(ids)} {media.kind.plural} are {where}, first id {first!r}"
+    if str(first) in map(str, {*media.known} - ids):
+        line += "; ids are text in one of the two jsons and numbers in the other"
+    return line
 
 
 def _once(
