@@ -326,6 +326,22 @@ def test_two_jsons_of_one_dataset_agree_by_name(made):
         build_evaluator(cfg, name)
 
 
+def test_ids_of_two_jsons_are_written_in_one_way(made):
+    name = made(kind="coco_panoptic")
+    path = Path(MetadataCatalog.get(name).json_file)
+    content = json.loads(path.read_text())
+    for key, entries in (("id", content["images"]), ("image_id", content["annotations"])):
+        for entry in entries:
+            entry[key] = str(entry[key])
+    path.write_text(json.dumps(content))
+    missing, _ = check_dataset(name).problems
+    assert "4 images are missing" in missing and "ids are text in one" in missing
+    cfg = get_cfg()
+    cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
+    with pytest.raises(UserError, match="4 images are missing, .*ids are text in one"):
+        build_evaluator(cfg, name)
+
+
 # Panoptic
 
 
