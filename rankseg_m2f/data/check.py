@@ -70,7 +70,7 @@ def check_dataset(
         or metadata.get("thing_classes", [])
     )
     counts = np.zeros(len(names), dtype=np.int64)
-    report = DatasetReport(name, names, len(records), counts, problems, findings.remarks)
+    report = DatasetReport(name, names, len(records), counts, problems, [*findings.remarks])
     ignore_label = metadata.get("ignore_label", 255)
     seen = _Seen()
     with ThreadPoolExecutor(jobs) as pool:
@@ -86,6 +86,7 @@ def check_dataset(
     if not records and not findings.errors:
         report.problems.append(f"{name}: no records")
     elif not any(_TRUTHS & record.keys() for record in records):
+        report.remarks = findings.remarks
         report.remarks.append(f"{name}: no annotations at all, as a test set has none")
     elif not report.label_counts.any():
         report.problems.append(f"{name}: no label in any record that can be read")
@@ -264,6 +265,8 @@ def _check_panoptic(record: dict, size: tuple, ignore_label: int, seen: _Seen) -
 def _check_objects(record: dict, size: tuple, ignore_label: int, seen: _Seen) -> Iterator[str]:
     objects = record["annotations"]
     said = record.get("height"), record.get("width")
+    # Of another size, which is a problem already, an image that is not there may be huge.
+    fits = None in said or said == size
     size = size if None in said else said
     # Also of datasets that others load.
     outlines, reasons = checked_outlines(
@@ -275,7 +278,7 @@ def _check_objects(record: dict, size: tuple, ignore_label: int, seen: _Seen) ->
             yield f"{where}: {reason[0]}"
         elif not outline:
             yield f"{where} has no segmentation"
-        elif not rasterised(outline, size).any():
+        elif fits and not rasterised(outline, size).any():
             yield f"{where} has no pixel in the image"
         if not found.get("iscrowd", 0):
             seen.labels.add(found["category_id"])

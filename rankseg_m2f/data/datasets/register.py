@@ -22,6 +22,7 @@ from rankseg_m2f.data.datasets.arguments import (
     check_classes,
     check_colours,
     check_count,
+    check_endings,
     check_ignore_label,
     existing_file,
 )
@@ -42,22 +43,18 @@ def register_coco_panoptic(
     label_ending: str = ".png",
     evaluator_type: str = "coco_panoptic_seg",
 ) -> None:
-    """Register a dataset in COCO panoptic format.
-
-    Labels are the json's categories in file order.
+    """Register a dataset in COCO panoptic format; labels are the json's categories in file order.
 
     Args:
         image_root: folder of the json's images.
         panoptic_root, panoptic_json: folder of panoptic PNGs, and annotations.
-        semantic_root: folder of label-map PNGs with contiguous ids; None: made from the panoptic
-            PNGs where needed.
+        semantic_root: folder of label maps with contiguous ids; None: made from the panoptic PNGs.
         instances_json: COCO instances of the same images, for AP; None: no AP.
         ignore_label: id of ignored pixels in the label maps.
         table: of `data/categories`, whose labels the dataset has: then the json is not opened
             before it is loaded. None: the json's.
-        image_ending: what follows the image id in the names of images, which may lie in
-            subfolders; None: the json names them.
-        label_ending: the same of label maps, in the same subfolders; where `image_ending` is given.
+        image_ending, label_ending: what follows the image id in the names of images, which may
+            lie in subfolders, and of label maps; None: the json names them.
         evaluator_type: key of `EVALUATORS` in evaluation/build.py.
 
     Raises:
@@ -67,9 +64,9 @@ def register_coco_panoptic(
     """
     categories = _categories(panoptic_json, name, table)
     names = {c["id"]: c["name"] for c in categories}
-    instances = None if instances_json is None else str(existing_file(instances_json, name))
     # Only label maps hold the ignore label: panoptic PNGs have ids of their own.
     check_ignore_label(ignore_label, 0 if semantic_root is None else len(categories), name)
+    check_endings(name, image_ending, label_ending)
     load = partial(
         load_panoptic,
         path=Path(panoptic_json),
@@ -90,7 +87,7 @@ def register_coco_panoptic(
         panoptic_root=str(panoptic_root),
         panoptic_json=str(panoptic_json),
         sem_seg_root=semantic_root and str(semantic_root),
-        json_file=instances,
+        json_file=None if instances_json is None else str(existing_file(instances_json, name)),
     )
 
 
@@ -137,16 +134,11 @@ def register_semantic_folder(
     if colours is not None:
         check_colours(colours, len(categories), name)
         categories = [dict(c, color=rgb) for c, rgb in zip(categories, colours, strict=True)]
+    check_endings(name, image_ending, label_ending)
     options = {"image_ending": image_ending, "label_ending": label_ending}
     options |= {"split_file": split_file, "labelled_only": labelled_only}
-    load = partial(
-        load_semantic,
-        name=name,
-        image_root=image_root,
-        label_root=label_root,
-        label_offset=label_offset,
-        **options,
-    )
+    roots = {"image_root": image_root, "label_root": label_root, "label_offset": label_offset}
+    load = partial(load_semantic, name=name, **roots, **options)
     add_dataset(
         name,
         AnnotationSource(name, load, f"dataset {name!r} is incomplete: "),
