@@ -23,7 +23,7 @@ from measuring import held_bytes, in_process, machine, peak_bytes, timed
 from tqdm import tqdm
 
 from rankseg_m2f.config import get_cfg
-from rankseg_m2f.engine.config_files import read_config
+from rankseg_m2f.config.lookup import read_config
 from rankseg_m2f.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent

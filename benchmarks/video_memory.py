@@ -49,7 +49,7 @@ def measure(length: int, window: int) -> dict:
     from detectron2.modeling import build_model
 
     import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
-    from rankseg_m2f.engine.config_files import read_config
+    from rankseg_m2f.config.lookup import read_config
     from rankseg_m2f.engine.windows import WindowedModel
 
     cfg = read_config(CONFIG)

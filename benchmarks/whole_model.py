@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from measuring import machine, timed
 
 import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
-from rankseg_m2f.engine.config_files import read_config
+from rankseg_m2f.config.lookup import read_config
 from rankseg_m2f.ops.backends import VARIABLE, available_backends
 
 CONFIG = Path(__file__).parent.parent / "configs/ade20k/semantic/mask2former-R50-rankseg.yaml"

@@ -12,7 +12,7 @@ ROOT = TESTS.parent
 # package called tools, so ours cannot be imported through its folder.
 for path in (
     str(TESTS),
-    *(str(ROOT / folder) for folder in ("benchmarks", "datasets", "demo", "tools")),
+    *(str(ROOT / folder) for folder in ("benchmarks", "datasets", "demo", "research", "tools")),
 ):
     if path not in sys.path:
         sys.path.insert(0, path)

@@ -9,7 +9,7 @@ from test_official_keys import ADE20K, R50, RANKSEG, SWIN_L
 from torch import nn
 
 from rankseg_m2f.config import get_cfg
-from rankseg_m2f.engine.config_files import read_config
+from rankseg_m2f.config.lookup import read_config
 
 GI = 2**30
 SMALL = {

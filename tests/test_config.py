@@ -4,9 +4,13 @@ import ast
 import re
 
 import pytest
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 
+import rankseg_m2f
 from rankseg_m2f.config import get_cfg
-from rankseg_m2f.safe_yaml import evaluate_list_comprehension
+from rankseg_m2f.config.eval_tags import evaluate_list_comprehension
+from rankseg_m2f.config.lookup import CONFIGS
 
 
 def load(tmp_path, text: str):
@@ -156,3 +160,14 @@ def test_plain_detectron2_configs_merge():
     cfg = get_cfg()
     cfg.merge_from_other_cfg(other)
     assert cfg.SEED == 3 and cfg.clone().MODEL.RANKSEG.TEMPERATURE == "layernorm"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_our_files_load_into_a_plain_detectron2_config(path):
+    cfg = get_detectron2_cfg()
+    rankseg_m2f.add_rankseg_config(cfg)
+    cfg.merge_from_file(str(path))
+    ours = get_cfg()
+    ours.merge_from_file(str(path))
+    cfg.MODEL.DEVICE = ours.MODEL.DEVICE
+    assert type(cfg) is CfgNode and cfg.dump() == ours.dump()

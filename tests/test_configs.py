@@ -16,8 +16,8 @@ from detectron2.structures import Instances
 from list_configs import CONFIGS, README, leaves, load, main
 
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.config.lookup import TABLE, find_config
 from rankseg_m2f.engine import main as engine
-from rankseg_m2f.engine.config_files import TABLE, find_config
 from rankseg_m2f.modeling.query import mask_former
 from rankseg_m2f.modeling.results import build_inference_options
 

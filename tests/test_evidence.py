@@ -242,7 +242,7 @@ def test_check_names_what_is_stale(plan, runs):
     path = quick(runs / "toy", plan)
     assert evidence.render(Document(plan), check=True) == (
         "toy.png, temperatures-good.png, large_vocabulary.png, EVIDENCE.md not up to date: "
-        "run python tools/evidence.py render"
+        "run python research/evidence.py render"
     )
     evidence.render(Document(plan))
     assert Image.open(plan.evidence / "toy.png").width > 400
@@ -288,7 +288,7 @@ def test_experiments_can_be_run(path):
                 assert build_model(cfg).training
     assert experiment.name == path.stem
     assert experiment.name in PREPARATIONS or len(experiment.seeds) >= 3
-    assert f"benchmarks/experiments/{path.name}" in path.read_text()
+    assert f"research/experiments/{path.name}" in path.read_text()
 
 
 def test_no_run_is_in_two_experiments():

@@ -126,7 +126,7 @@ def test_a_killed_runner_goes_on_where_it_was(write, tmp_path, capsys, by):
     path = write(settings={"a": [], "slow": ["SOLVER.MAX_ITER", 99], "z": []}, seeds=[1])
     out = tmp_path / "out" / "toy"
     runner = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "tools/run_seeds.py", *arguments(path)],
+        [sys.executable, "-W", "ignore", "research/run_seeds.py", *arguments(path)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

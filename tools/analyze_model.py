@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import rankseg_m2f.engine.main  # noqa: F401  (registration)
 from rankseg_m2f.config import Config
-from rankseg_m2f.engine.config_files import read_config
+from rankseg_m2f.config.lookup import read_config
 from rankseg_m2f.errors import UserError, one_line_errors
 from rankseg_m2f.files import replacing
 from rankseg_m2f.modeling.segmentor import Segmentor

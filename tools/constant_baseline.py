@@ -23,9 +23,9 @@ from label_statistics import LabelStatistics
 from tabulate import tabulate
 from tqdm import tqdm
 
+from rankseg_m2f.config.lookup import read_config
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.loader import is_video, load_records
-from rankseg_m2f.engine.config_files import read_config
 from rankseg_m2f.engine.main import register_datasets
 from rankseg_m2f.errors import one_line_errors
 from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth

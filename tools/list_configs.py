@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rankseg_m2f.config import Config
-from rankseg_m2f.engine.config_files import CONFIGS, TABLE, read_config
+from rankseg_m2f.config.lookup import CONFIGS, TABLE, read_config
 
 README = CONFIGS / "README.md"
 PUBLISHED = "# Published: "

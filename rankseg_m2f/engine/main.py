@@ -25,13 +25,13 @@ import rankseg_m2f.modeling.label_classifier
 import rankseg_m2f.modeling.pixel.pixel_segmentor
 import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config
+from rankseg_m2f.config.lookup import find_config, read_config
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import check_prepared, register_official
 from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
-from rankseg_m2f.engine.config_files import find_config, read_config
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import USER_ERRORS, one_line_errors

@@ -1,6 +1,6 @@
 """Train every setting of an experiment with every seed, on all devices there are.
 
-    python tools/run_seeds.py experiment.yaml [--output output] [--jobs 2]
+    python research/run_seeds.py experiment.yaml [--output output] [--jobs 2]
 
 What the file holds is at the top of tools/experiment.py. Each run is a process of train_net.py in
 OUTPUT/NAME/SETTING/seedN, with its log in run.log; one at a time on each GPU, or --jobs at a time

@@ -129,7 +129,7 @@ class Experiment:
 def check_overrides(experiment: Experiment) -> None:
     """Raise ValueError, with the setting, where the config does not take the overrides."""
     # With it comes Detectron2, which reading alone does not need.
-    from rankseg_m2f.engine.config_files import read_config
+    from rankseg_m2f.config.lookup import read_config
     from rankseg_m2f.errors import USER_ERRORS, sentence
 
     once = replace(experiment, seeds=experiment.seeds[:1])

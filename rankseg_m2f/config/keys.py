@@ -4,177 +4,32 @@ Keys and defaults of Mask2Former and RankSeg keep their official names, so offic
 load unchanged; keys of ours are marked (ours).
 """
 
-import io
-import logging
-from typing import Any
-
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
-from rankseg_m2f.safe_yaml import rewrite_eval_tags
-
-logger = logging.getLogger(__name__)
-# Old name of a section -> its name now, in the same parent. RankSeg's release renamed MLSEG in the
-# code and forgot some of its files.
-RENAMED = {"MODEL.MLSEG": "MODEL.RANKSEG"}
-
-
-class Config(CfgNode):
-    """Detectron2's ``CfgNode`` that never runs code from a YAML file.
-
-    An int is accepted where the default is a float: official files write ``LOSS_WEIGHT: 10``,
-    and ``0.5`` must be possible too.
-    """
-
-    @classmethod
-    def _open_cfg(cls, filename: str) -> io.StringIO:
-        with super()._open_cfg(filename) as file:
-            text = file.read()
-        try:
-            text = rewrite_eval_tags(text)
-        except ValueError as error:
-            raise ValueError(f"{filename}: {error}") from error
-        if not isinstance(yaml.compose(text, yaml.SafeLoader), yaml.MappingNode):
-            raise ValueError(f"{filename} is no config: it does not consist of KEY: value lines")
-        return io.StringIO(text)
-
-    @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """The file's content over that of its ``_BASE_`` files, read by the safe YAML loader.
-
-        Sections of old names (`RENAMED`) get their new ones.
-        ``allow_unsafe`` is accepted for Detectron2's callers and ignored.
-
-        Raises:
-            ValueError: not YAML, YAML that wants to build Python objects, or a circle of bases.
-            FileNotFoundError: no such file or base; names the file that wants the base.
-        """
-        try:
-            loaded = super().load_yaml_with_base(filename, allow_unsafe=False)
-        except yaml.YAMLError as error:
-            raise ValueError(
-                f"{filename} is not a plain YAML config and was not loaded: {error}"
-            ) from error
-        except FileNotFoundError as error:
-            # Of a base's own base it is said already.
-            if error.filename in (None, filename):
-                raise
-            raise FileNotFoundError(
-                f"{filename}: its _BASE_ {error.filename} does not exist"
-            ) from error
-        except RecursionError:
-            raise ValueError(f"{filename}: its _BASE_ leads back to itself") from None
-        _rename_sections(loaded, filename)
-        return loaded
-
-    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
-        """Merge a YAML file and its bases; see `load_yaml_with_base`.
-
-        Raises:
-            ValueError: as there, or a value of another type than the key's; names the file.
-            KeyError: an unknown key.
-        """
-        try:
-            super().merge_from_file(cfg_filename, allow_unsafe)
-        except ValueError as error:
-            if cfg_filename in str(error):
-                raise
-            raise ValueError(f"{cfg_filename}: {error}") from error
-
-    def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
-        """Merge ``cfg_other``, with ints turned into floats where the default is a float.
-
-        Raises:
-            ValueError: a value of another type than the key's.
-            KeyError: an unknown key.
-        """
-        super().merge_from_other_cfg(_ints_to_floats(Config(cfg_other), like=self))
-
-    def merge_from_list(self, cfg_list: list) -> None:
-        """Merge ``[KEY, value, ...]`` as given on the command line.
-
-        Raises:
-            ValueError: a key without a value, a value of another type than the key's, or a flag.
-            KeyError: an unknown key.
-        """
-        flags = [word for word in cfg_list if isinstance(word, str) and word.startswith("--")]
-        if flags:
-            raise ValueError(f"flags go before KEY VALUE overrides: move {' '.join(flags)} there")
-        if len(cfg_list) % 2:
-            raise ValueError(f"override {cfg_list[-1]!r} has no value; write KEY VALUE pairs")
-        merged = list(cfg_list)
-        for i in range(0, len(cfg_list), 2):
-            merged[i] = _new_name(cfg_list[i])
-            value = self._decode_cfg_value(cfg_list[i + 1])
-            _check_list(merged[i], value, like=self.lookup(merged[i]))
-            if type(value) is int and isinstance(self.lookup(merged[i]), float):
-                merged[i + 1] = float(value)
-        super().merge_from_list(merged)
-
-    def lookup(self, full_key: str) -> Any:
-        """The value of a key such as "MODEL.RANKSEG.TOPK".
-
-        Raises:
-            KeyError: an unknown key.
-        """
-        node: Any = self
-        for part in full_key.split("."):
-            if not isinstance(node, CfgNode) or part not in node:
-                raise KeyError(f"unknown config key {full_key!r} (no {part!r} there)")
-            node = node[part]
-        return node
-
-
-def _new_name(full_key: str) -> str:
-    for old, new in RENAMED.items():
-        if full_key.startswith(f"{old}."):
-            logger.warning("%s is called %s now", old, new)
-            return new + full_key.removeprefix(old)
-    return full_key
-
-
-def _rename_sections(loaded: dict[str, Any], filename: str) -> None:
-    for old, new in RENAMED.items():
-        *parents, old_name = old.split(".")
-        node: Any = loaded
-        for part in parents:
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict) and isinstance(node.get(old_name), dict):
-            logger.warning("%s: %s is called %s now", filename, old, new)
-            new_name = new.rpartition(".")[2]
-            # Bases have their new names already; what this file itself says overrides them.
-            node[new_name] = {**node.get(new_name, {}), **node.pop(old_name)}
-
-
-def _check_list(full_key: str, value: Any, like: Any) -> None:
-    """Raise where one value is given for a list, which is easily forgotten for a list of one."""
-    if isinstance(like, (list, tuple)) and isinstance(value, (str, int, float)):
-        items = (value,)
-        if isinstance(value, str):
-            items = tuple(item.strip(" '\"") for item in value.strip("()[], ").split(","))
-        raise ValueError(f'{full_key} is a list, which {value!r} is not: write "{items}"')
-
-
-def _ints_to_floats(node: CfgNode, like: CfgNode, above: str = "") -> CfgNode:
-    for key, value in node.items():
-        default = like.get(key)
-        # YAML takes (1, 2) for a text.
-        _check_list(f"{above}{key}", node._decode_cfg_value(value), default)
-        if isinstance(value, CfgNode) and isinstance(default, CfgNode):
-            _ints_to_floats(value, default, f"{above}{key}.")
-        elif type(value) is int and isinstance(default, float):
-            dict.__setitem__(node, key, float(value))
-    return node
+from rankseg_m2f.config.node import Config
 
 
 def get_cfg() -> Config:
     """A fresh config with every key of Detectron2, DeepLab, Mask2Former, RankSeg and ours."""
-    cfg = get_detectron2_cfg()
+    plain = get_detectron2_cfg()
+    add_rankseg_config(plain)
+    cfg = Config(plain)
+    # (ours) A machine without a GPU should not need an override to run.
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    return cfg
+
+
+def add_rankseg_config(cfg: CfgNode) -> None:
+    """Add the keys of DeepLab, Mask2Former, RankSeg and ours to a config of Detectron2, in place.
+
+    On a plain ``CfgNode`` Detectron2's own YAML loader reads the files: it runs the code of the
+    one official line that has some, and takes no int where the default is a float. `get_cfg`
+    makes a config that does neither.
+    """
     add_deeplab_config(cfg)
-    cfg = Config(cfg)
     _add_input(cfg)
     _add_solver(cfg)
     _add_test(cfg)
@@ -182,19 +37,13 @@ def get_cfg() -> Config:
     _add_swin(cfg)
     _add_rankseg(cfg)
     _add_pixel(cfg)
-    # (ours) A machine without a GPU should not need an override to run.
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # (ours) YAML files that describe your own datasets; see datasets/README.md.
     cfg.DATASETS.DEFINITIONS = []
-    # (ours) VSPW's kind of dataset: predicted label maps are kept, for its official scripts, as
-    # OUTPUT_DIR/inference/NAME/predictions/VIDEO/FRAME.png with the ids of the dataset's own maps.
-    cfg.TEST.DUMP_PREDICTIONS = False
     # Written by official RankSeg runs; accepted so that their dumped configs load.
     cfg.LOG_OUTPUT = None
-    return cfg
 
 
-def _add_input(cfg: Config) -> None:
+def _add_input(cfg: CfgNode) -> None:
     # One of data.mappers.MAPPERS, or "multi_label" (ours) for META_ARCHITECTURE LabelClassifier.
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
     cfg.INPUT.COLOR_AUG_SSD = False
@@ -221,11 +70,11 @@ def _add_input(cfg: Config) -> None:
     cfg.INPUT.AUGMENTATIONS = []
     # (ours) "multi_label" alone. RandAugment: operations per image (0: none), each of this
     # magnitude in [0, 30]; cutout: a rectangle of this share of each side is covered (0: none).
-    cfg.INPUT.RAND_AUGMENT = Config({"NUM_OPS": 2, "MAGNITUDE": 9})
+    cfg.INPUT.RAND_AUGMENT = CfgNode({"NUM_OPS": 2, "MAGNITUDE": 9})
     cfg.INPUT.CUTOUT = 0.5
 
 
-def _add_solver(cfg: Config) -> None:
+def _add_solver(cfg: CfgNode) -> None:
     # "ADAMW" or "SGD"; (ours) also "ADAM", whose weight decay is part of the gradient.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
@@ -244,15 +93,18 @@ def _add_solver(cfg: Config) -> None:
     cfg.SOLVER.EMA_DECAY = 0.0
 
 
-def _add_test(cfg: Config) -> None:
+def _add_test(cfg: CfgNode) -> None:
     # (ours) A metric of the evaluation, such as "labels/mAP" (with the dataset's name before it if
     # there are several): weights with the highest are kept as model_best.pth. Training ends after
     # PATIENCE evaluations in a row without a new best; 0: at MAX_ITER.
-    cfg.TEST.EARLY_STOPPING = Config({"METRIC": "", "PATIENCE": 0})
+    cfg.TEST.EARLY_STOPPING = CfgNode({"METRIC": "", "PATIENCE": 0})
+    # (ours) VSPW's kind of dataset: predicted label maps are kept, for its official scripts, as
+    # OUTPUT_DIR/inference/NAME/predictions/VIDEO/FRAME.png with the ids of the dataset's own maps.
+    cfg.TEST.DUMP_PREDICTIONS = False
 
 
-def _add_mask_former(cfg: Config) -> None:
-    node = cfg.MODEL.MASK_FORMER = Config()
+def _add_mask_former(cfg: CfgNode) -> None:
+    node = cfg.MODEL.MASK_FORMER = CfgNode()
     node.DEEP_SUPERVISION = True
     node.NO_OBJECT_WEIGHT = 0.1
     node.CLASS_WEIGHT = 1.0
@@ -278,7 +130,7 @@ def _add_mask_former(cfg: Config) -> None:
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
 
-    node.TEST = Config()
+    node.TEST = CfgNode()
     node.TEST.SEMANTIC_ON = True
     node.TEST.INSTANCE_ON = False
     node.TEST.PANOPTIC_ON = False
@@ -311,8 +163,8 @@ def _add_mask_former(cfg: Config) -> None:
     head.COSINE_SCALE = 0.0
 
 
-def _add_swin(cfg: Config) -> None:
-    node = cfg.MODEL.SWIN = Config()
+def _add_swin(cfg: CfgNode) -> None:
+    node = cfg.MODEL.SWIN = CfgNode()
     node.PRETRAIN_IMG_SIZE = 224
     node.PATCH_SIZE = 4
     node.EMBED_DIM = 96
@@ -332,8 +184,8 @@ def _add_swin(cfg: Config) -> None:
     node.USE_CHECKPOINT = False
 
 
-def _add_rankseg(cfg: Config) -> None:
-    node = cfg.MODEL.RANKSEG = Config()
+def _add_rankseg(cfg: CfgNode) -> None:
+    node = cfg.MODEL.RANKSEG = CfgNode()
     # Adds the multi-label head; False is plain Mask2Former.
     node.FLAG = False
     # (ours) Form of ξ (Table 6): "encoder", the official transformer encoder layer; "decoder", two
@@ -386,10 +238,10 @@ def _add_rankseg(cfg: Config) -> None:
     node.FULL_SEM_SEG = False
 
 
-def _add_pixel(cfg: Config) -> None:
+def _add_pixel(cfg: CfgNode) -> None:
     # All (ours), of META_ARCHITECTURE PixelSegmentor. Its head is MODEL.SEM_SEG_HEAD.NAME, with
     # IN_FEATURES, CONVS_DIM and NORM there.
-    node = cfg.MODEL.PIXEL = Config()
+    node = cfg.MODEL.PIXEL = CfgNode()
     # Convolutions of an FCNHead; 0: a linear classifier.
     node.NUM_CONVS = 1
     # Of whole channels, before the classifier.

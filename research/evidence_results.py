@@ -20,7 +20,7 @@ from rankseg_m2f.evaluation.bootstrap import Comparison, SavedStatistics
 from rankseg_m2f.files import replacing
 
 EVIDENCE = ROOT / "docs" / "evidence"
-EXPERIMENTS = ROOT / "benchmarks" / "experiments"
+EXPERIMENTS = ROOT / "research" / "experiments"
 _DIGITS = 4
 # Statistics that settings are compared by.
 _SHOWN = ("panoptic", "semantic")

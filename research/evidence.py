@@ -1,9 +1,9 @@
 """The evidence of docs/EVIDENCE.md, from runs to the document.
 
-    python tools/evidence.py collect output/scenes_150 [output/scenes_150_head ...]
-    python tools/evidence.py render [--check]
+    python research/evidence.py collect output/scenes_150 [output/scenes_150_head ...]
+    python research/evidence.py render [--check]
 
-`collect` takes finished runs of tools/run_seeds.py over into docs/evidence/EXPERIMENT.json, and
+`collect` takes finished runs of research/run_seeds.py over into docs/evidence/EXPERIMENT.json, and
 compares them by the bootstrap of tools/compare_runs.py; it may be repeated as runs are added.
 `render` writes docs/EVIDENCE.md and the pictures from those files, docs/evidence/EVIDENCE.in.md
 and docs/evidence/tables.yaml alone; --check says whether they are as it would write them.
@@ -12,6 +12,10 @@ and docs/evidence/tables.yaml alone; --check says whether they are as it would w
 import argparse
 import sys
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Comparing and drawing are scripts of these folders.
+sys.path += [str(ROOT / folder) for folder in ("tools", "benchmarks")]
 
 from evidence_document import Document
 from evidence_results import Plan, collect
@@ -52,7 +56,7 @@ def render(document: Document, check: bool = False) -> str | None:
         written = path.is_file() and path.read_text(encoding="utf-8") == text
         wrong = [f"{picture.name}.png" for picture in stale] + [path.name] * (not written)
         if wrong:
-            return f"{', '.join(wrong)} not up to date: run python tools/evidence.py render"
+            return f"{', '.join(wrong)} not up to date: run python research/evidence.py render"
         return None
     for picture in stale:
         picture.draw(folder / f"{picture.name}.png", picture.fields)

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankseg_m2f.config import Config, get_cfg
+from rankseg_m2f.config.keys import get_cfg
+from rankseg_m2f.config.node import Config
 
 logger = logging.getLogger(__name__)
 # Beside a checkout of this project; an installed package has none.
