@@ -1,6 +1,9 @@
-"""The multi-label loss of RankSeg."""
+"""The losses of RankSeg: of presence, and of pixels among the labels selected."""
 
+import torch.nn.functional as F
 from torch import Tensor
+
+MEANS = ("all", "counted")
 
 
 def asymmetric_loss(
@@ -31,3 +34,29 @@ def asymmetric_loss(
     confidence = score * positive + absent_score * (1 - positive)
     gamma = gamma_pos * positive + gamma_neg * (1 - positive)
     return -((1 - confidence) ** gamma * log_likelihood).sum() / presence_logits.numel()
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, mean: str = "all") -> Tensor:
+    """Cross-entropy of pixels, at the size of the label map.
+
+    Args:
+        logits: (N, κ, h, w) of ranks or labels; upsampled bilinearly where they are smaller.
+        labels: (N, H, W) int64 in [0, κ), -1 where ignored or not selected.
+        mean: "all" pixels, ignored ones counting as 0, as the official code of pixel segmentors
+            has it: the loss shrinks with the share of pixels whose label is not selected.
+            "counted": those not ignored alone.
+
+    Returns:
+        Scalar; 0 where all pixels are ignored.
+
+    Raises:
+        ValueError: another `mean`.
+    """
+    if mean not in MEANS:
+        raise ValueError(f"mean={mean!r} must be one of {', '.join(MEANS)}")
+    logits = logits.float()
+    if logits.shape[2:] != labels.shape[1:]:
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    count = labels.numel() if mean == "all" else (labels >= 0).sum().clamp(min=1)
+    return loss / count
