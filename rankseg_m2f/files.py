@@ -20,7 +20,7 @@ def datasets_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
 
 
-def read_text(path: str | Path) -> str:
+def read_utf8(path: str | Path) -> str:
     """A text in UTF-8, with or without the byte order mark that Windows editors write.
 
     Raises:
@@ -50,7 +50,7 @@ def read_json(path: str | Path) -> Any:
         MissingFileError: no such file.
         UserError: not JSON, as when a download was cut short; names the file.
     """
-    text = read_text(path)
+    text = read_utf8(path)
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -67,7 +67,7 @@ def read_lines(path: str | Path) -> list[str]:
         MissingFileError: no such file.
         UserError: not a text in UTF-8; names the file.
     """
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
 
 
 @contextmanager

@@ -24,10 +24,10 @@ START = {"train_net.py": "run", "train_net_video.py": "run"}
 # What of ours fails -> a line that makes it fail.
 BUGS = {
     "building": (
-        "import rankseg_m2f.modeling.mask_former as m; m.build_criterion = lambda cfg: {}['res6']"
+        "import rankseg_m2f.modeling.query.mask_former as m; m.build_criterion = lambda cfg: {}['res6']"
     ),
     "training": (
-        "import rankseg_m2f.modeling.mask_former as m; "
+        "import rankseg_m2f.modeling.query.mask_former as m; "
         "m.MaskFormer.losses = lambda *a, **k: {}['res6']"
     ),
     "loading": ("import rankseg_m2f.data.mappers as m; m.read_image = lambda *a, **k: {}['res6']"),

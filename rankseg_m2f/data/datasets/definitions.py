@@ -17,7 +17,7 @@ from rankseg_m2f.data.datasets.video import (
     register_ytvis,
 )
 from rankseg_m2f.errors import MissingFileError, UserError
-from rankseg_m2f.files import read_text
+from rankseg_m2f.files import read_utf8
 
 KINDS = {
     "coco_panoptic": register_coco_panoptic,
@@ -56,7 +56,7 @@ def register_definitions(paths: Sequence[str]) -> list[str]:
 def _read_definitions(path: Path) -> dict:
     if not path.exists():
         raise MissingFileError(f"DATASETS.DEFINITIONS: {path} does not exist")
-    text = read_text(path)
+    text = read_utf8(path)
     try:
         content = yaml.safe_load(text)
     except RecursionError as error:
