@@ -24,7 +24,8 @@ START = {"train_net.py": "run", "train_net_video.py": "run"}
 # What of ours fails -> a line that makes it fail.
 BUGS = {
     "building": (
-        "import rankseg_m2f.modeling.query.mask_former as m; m.build_criterion = lambda cfg: {}['res6']"
+        "import rankseg_m2f.modeling.query.mask_former as m; "
+        "m.build_criterion = lambda cfg: {}['res6']"
     ),
     "training": (
         "import rankseg_m2f.modeling.query.mask_former as m; "
