@@ -338,7 +338,7 @@ def test_ids_of_two_jsons_are_written_in_one_way(made):
     assert "4 images are missing" in missing and "ids are text in one" in missing
     cfg = get_cfg()
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
-    with pytest.raises(UserError, match="4 images are missing, .*ids are text in one"):
+    with pytest.raises(UserError, match=r"4 images are missing, .*ids are text in one"):
         build_evaluator(cfg, name)
 
 
