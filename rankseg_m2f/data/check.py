@@ -85,10 +85,10 @@ def check_dataset(
             seen.pixels += one.pixels
     if not records and not findings.errors:
         report.problems.append(f"{name}: no records")
-    elif not any(_TRUTHS & record.keys() for record in records):
+    elif records and not any(_TRUTHS & record.keys() for record in records):
         report.remarks = findings.remarks
         report.remarks.append(f"{name}: no annotations at all, as a test set has none")
-    elif not report.label_counts.any():
+    elif records and not report.label_counts.any():
         report.problems.append(f"{name}: no label in any record that can be read")
     report.remarks += _unseen_labels(report, seen, ignore_label, metadata.get("label_offset", 0))
     return report
