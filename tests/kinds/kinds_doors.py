@@ -153,7 +153,8 @@ def prediction(record: dict, made: Made) -> dict:
     shape = rows[0][1].shape if rows else _shape_of(record)
     masks = np.array([mask for _, mask in rows], dtype=bool).reshape(-1, *shape)
     labels = torch.tensor([label for label, _ in rows], dtype=torch.int64)
-    result = {"sem_seg": _scores(rows, masks, made.classes)}
+    shown = [*made.crowds.get(name_of(record), []), *rows]
+    result = {"sem_seg": _scores(shown, shape, made.classes)}
     if made.is_video and "annotations" in record:
         scores = torch.linspace(0.9, 0.2, len(rows))
         return {"pred_scores": scores, "pred_labels": labels, "pred_masks": torch.from_numpy(masks)}
@@ -168,22 +169,28 @@ def prediction(record: dict, made: Made) -> dict:
             if mask.any()
         ],
     )
+    return {**result, "instances": _instances([r for r in rows if r[0] in made.things], shape)}
+
+
+def _instances(rows: list, shape: tuple[int, int]) -> Instances:
+    masks = np.array([mask for _, mask in rows], dtype=bool).reshape(-1, *shape)
     instances = Instances(shape)
-    instances.pred_masks, instances.pred_classes = torch.from_numpy(masks), labels
+    instances.pred_masks = torch.from_numpy(masks)
+    instances.pred_classes = torch.tensor([label for label, _ in rows], dtype=torch.int64)
     instances.scores = torch.linspace(0.9, 0.2, len(rows))
     instances.pred_boxes = Boxes(torch.zeros(len(rows), 4))
-    return {**result, "instances": instances}
+    return instances
 
 
 def _shape_of(record: dict) -> tuple[int, ...]:
     return (len(record["file_names"]), *SIZE) if "file_names" in record else SIZE
 
 
-def _scores(rows: list, masks: np.ndarray, classes: int) -> torch.Tensor:
+def _scores(rows: list, shape: tuple, classes: int) -> torch.Tensor:
     """(K, ...) scores whose arg-max is the label of each pixel, 0 where there is none."""
-    scores = torch.zeros(classes, *masks.shape[1:])
+    scores = torch.zeros(classes, *shape)
     scores[0] = 0.1
-    for (label, _), mask in zip(rows, masks, strict=True):
+    for label, mask in rows:
         scores[label][torch.from_numpy(mask)] = 1
     return scores
 

@@ -73,18 +73,23 @@ class Made:
         classes: number of labels.
         mapper: INPUT.DATASET_MAPPER_NAME.
         compare: whether `truth` is the one right reading; False: there is none, or several.
+        crowds: as `truth`, of what label maps show and masks leave out.
+        things: labels that are countable.
     """
 
     mapper: str
     is_video = False
     classes = 2
     compare = True
+    things: tuple[int, ...] = (CUP, PLATE)
 
     def __init__(self, root: Path):
         self.root = root
         self.definition: dict = {}
         self.truth: dict[str, list] = {}
+        self.crowds: dict[str, list] = {}
         self.records = 0
+        self.drawn = False
         self.after: list = []  # what happens once the files are written
 
     def write(self) -> Path:
@@ -328,14 +333,13 @@ class PanopticImages(_Json):
             segments = [{"id": 1007, "category_id": 3, "iscrowd": 0}]
             for place, (label, box) in enumerate(objects, 2):
                 ids[box_mask(box)] = 1000 * place + 7
-                segments.append(
-                    {"id": 1000 * place + 7, "category_id": label + 1, "iscrowd": 0}
-                )
+                segments.append({"id": 1000 * place + 7, "category_id": label + 1, "iscrowd": 0})
             self.content["annotations"].append(
                 {"image_id": number, "file_name": f"{stem}.png", "segments_info": segments}
             )
             self.maps[stem] = ids
         self.records = len(self.maps)
+        self.settle()
         self.definition = {
             "kind": "coco_panoptic",
             "image_root": "images",
@@ -352,18 +356,14 @@ class PanopticImages(_Json):
             path = self.root / "panoptic" / f"{stem}.png"
             if not path.exists():
                 Image.fromarray(colours(ids)).save(path)
-        if not self.truth:
-            self.settle()
         return super().write()
 
     def settle(self) -> None:
         """Take what the json and the maps now say for the truth."""
         for stem, ids in self.maps.items():
-            self.truth[stem] = [
-                (s["category_id"] - 1, ids == s["id"])
-                for s in self.segments(stem)
-                if not s.get("iscrowd")
-            ]
+            rows = [(s, s["category_id"] - 1, ids == s["id"]) for s in self.segments(stem)]
+            self.truth[stem] = [(k, mask) for s, k, mask in rows if not s.get("iscrowd")]
+            self.crowds[stem] = [(k, mask) for s, k, mask in rows if s.get("iscrowd")]
 
 
 def colours(ids: np.ndarray) -> np.ndarray:
@@ -394,12 +394,14 @@ class LabelMaps(Made):
 
     def write(self) -> Path:
         for stem, labels in self.maps.items():
-            if not list((self.root / "labels").glob(f"{stem}.*")):
+            if not self.drawn and not list((self.root / "labels").glob(f"{stem}.*")):
                 Image.fromarray(labels).save(self.root / "labels" / f"{stem}.png")
-        if not self.truth:
+        if not self.drawn:
             self.truth = {
-                stem: segments_of(labels, self.definition) for stem, labels in self.maps.items()
+                stem: segments_of(labels, self.definition, self.classes)
+                for stem, labels in self.maps.items()
             }
+        self.drawn = True
         return super().write()
 
     def save_as(self, ending: str, make=None, **options) -> None:
@@ -437,12 +439,15 @@ class FramesFolder(Made):
     def write(self) -> Path:
         for (video, frame), labels in self.maps.items():
             folder = self.root / "labels" / video
-            if not list(folder.glob(f"{frame}.*")):
+            if not self.drawn and not list(folder.glob(f"{frame}.*")):
                 Image.fromarray(labels).save(folder / f"{frame}.png")
-        if not self.truth:
+        if not self.drawn:
             for video in dict.fromkeys(video for video, _ in self.maps):
                 maps = [labels for (v, _), labels in self.maps.items() if v == video]
-                self.truth[video] = segments_of(np.stack(maps), self.definition)
+                same = len({labels.shape for labels in maps}) == 1
+                clip = np.stack(maps if same else [np.zeros(SIZE, np.uint8)] * len(maps))
+                self.truth[video] = segments_of(clip, self.definition, self.classes)
+        self.drawn = True
         return super().write()
 
     def save_as(self, ending: str, make=None, **options) -> None:
@@ -471,7 +476,7 @@ class VspwFolder(Made):
                 Image.fromarray(labels + 1).save(folder / "mask" / f"{i:03d}.png")
                 photo(10 * number + i).save(folder / "origin" / f"{i:03d}.jpg")
                 maps.append(labels)
-            self.truth[video] = segments_of(np.stack(maps), {})
+            self.truth[video] = segments_of(np.stack(maps), {}, self.classes)
         (root / "train.txt").write_text("v1\nv2\n")
         self.records = len(VIDEOS)
         self.definition = {
@@ -490,11 +495,13 @@ def label_map(objects: list[tuple[int, tuple]]) -> np.ndarray:
     return labels
 
 
-def segments_of(labels: np.ndarray, definition: dict) -> list[tuple[int, np.ndarray]]:
-    """(label, mask) of each label of (..., H, W) values, as `definition` has them."""
+def segments_of(labels: np.ndarray, definition: dict, classes: int) -> list[tuple[int, np.ndarray]]:
+    """(label, mask) of each of `classes` labels of (..., H, W) values, as `definition` has them."""
     offset, ignored = definition.get("label_offset", 0), definition.get("ignore_label", 255)
+    if not isinstance(offset, int):
+        return []
     return [
-        (int(value) - offset, labels == value)
-        for value in np.unique(labels)
-        if value != ignored and value >= offset
+        (value - offset, labels == value)
+        for value in np.unique(labels).tolist()
+        if value != ignored and 0 <= value - offset < classes
     ]

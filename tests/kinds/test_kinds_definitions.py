@@ -38,7 +38,6 @@ cases.add_table(
         "yaml_with_bom": written(lambda text: text, "utf-8-sig"),
         "yaml_from_windows": written(lambda text: text.replace("\n", "\r\n")),
         "yaml_with_comments": written(lambda text: f"# mine\n---\n{text}\n# end\n"),
-        "yaml_utf_16": written(lambda text: text, "utf-16"),
         "yaml_in_one_line": written(lambda text: str({NAME: yaml.safe_load(text)[NAME]})),
         "argument_empty": argument(table=None),
     },
@@ -75,9 +74,6 @@ cases.add_table(
         "root_missing": argument(label_root=None),
         "root_a_list": argument(label_root=["labels"]),
         "root_a_number": argument(label_root=7),
-        "root_absent": argument(label_root="absent"),
-        "root_with_null_byte": argument(label_root="a\0b"),
-        "root_too_long": argument(label_root="x" * 5000),
         "classes_missing": argument(classes=None),
         "classes_a_text": argument(classes="table"),
         "classes_empty": argument(classes=[]),
@@ -94,16 +90,25 @@ cases.add_table(
         "colours_of_text": argument(colours=["red", "green", "blue"]),
         "ending_a_number": argument(label_ending=5),
         "ending_a_list": argument(image_ending=[".png"]),
-        "labelled_only_text": argument(labelled_only="perhaps"),
         "split_file_a_list": argument(split_file=["1", "2"]),
-        "evaluator_unknown": argument(evaluator_type="absent"),
     },
     LabelMaps,
     words=("data.yaml",),
 )
 cases.add_table(
+    REFUSED,
+    {
+        "root_absent": argument(label_root="absent"),
+        "root_with_null_byte": argument(label_root="a\0b"),
+        "root_too_long": argument(label_root="x" * 5000),
+        "labelled_only_text": argument(labelled_only="perhaps"),
+    },
+    LabelMaps,
+)
+cases.add_table(
     EITHER,
     {
+        "yaml_utf_16": written(lambda text: text, "utf-16"),
         "classes_a_mapping": argument(classes={0: "table", 1: "cup", 2: "plate"}),
         "ending_of_all_files": argument(label_ending=""),
     },
@@ -111,7 +116,7 @@ cases.add_table(
 )
 
 
-@cases.add(REFUSED, LabelMaps, words=("data.yaml", NAME))
+@cases.add(EITHER, LabelMaps, words=("data.yaml", NAME))
 def name_defined_twice(made):
     written(lambda text: text + text.replace("- cup", "- mug"))(made)
 

@@ -96,7 +96,11 @@ _FOLDERS = LabelMaps, FramesFolder
 
 def roots(made: Made, sides: str) -> list:
     """Folders of images, of labels, or of both; in videos those of the first video."""
-    keys = {"images": ["image_root"], "labels": ["label_root"], "both": ["image_root", "label_root"]}
+    keys = {
+        "images": ["image_root"],
+        "labels": ["label_root"],
+        "both": ["image_root", "label_root"],
+    }
     found = [made.root / made.definition[key] for key in keys[sides]]
     return [folder / "v1" for folder in found] if made.is_video else found
 

@@ -99,7 +99,6 @@ cases.add_table(
         "rle_too_long": counts([10, 100, _TOTAL]),
         "rle_far_too_long": counts([10, 2**31, 2**40]),
         "rle_negative_run": counts([10, -5, _TOTAL - 5]),
-        "rle_runs_of_text": counts(["10", "20", str(_TOTAL - 30)]),
         "rle_runs_null": counts([10, None, _TOTAL - 10]),
         "rle_runs_nested": counts([[10, 20, _TOTAL - 30]]),
         "rle_runs_with_fractions": counts([10.5, 20, _TOTAL - 30.5]),
@@ -113,15 +112,18 @@ cases.add_table(
         "rle_size_of_three": rle(lambda m: {**compressed(m), "size": [HEIGHT, WIDTH, 1]}),
         "rle_size_huge": rle(lambda m: {**compressed(m), "size": [10**6, 10**6]}),
         "rle_size_negative": rle(lambda m: {**compressed(m), "size": [-HEIGHT, -WIDTH]}),
-        "rle_padded_with_a_zero_byte": rle(
-            lambda m: {"size": [*SIZE], "counts": compressed(m)["counts"] + "\0"}
-        ),
     },
     *BOTH,
 )
 cases.add_table(
     EITHER,
     {
+        "rle_runs_as_text": rle(
+            lambda m: {"size": [*SIZE], "counts": [str(x) for x in uncompressed(m)["counts"]]}
+        ),
+        "rle_padded_with_a_zero_byte": rle(
+            lambda m: {"size": [*SIZE], "counts": compressed(m)["counts"] + "\0"}
+        ),
         "rle_runs_as_floats": rle(
             lambda m: {"size": [*SIZE], "counts": [float(x) for x in uncompressed(m)["counts"]]}
         ),
@@ -179,7 +181,14 @@ cases.add_table(
         "polygon_far_corners_all_round": clipped((-(10**9), -(10**9), 10**9, 10**9)),
         "polygon_corner_1e30": clipped((20, 20, 1e30, 44)),
         "polygon_negative_far_corner": clipped((-(10**12), 20, 50, 44)),
+    },
+    *BOTH,
+)
+cases.add_table(
+    EITHER,
+    {
         "polygon_corner_ten_widths_away": clipped((20, 20, 640, 44)),
+        "polygon_corner_at_minus_a_hundred": clipped((-100, 20, 50, 44)),
     },
     *BOTH,
 )

@@ -18,12 +18,12 @@ def segment(**values):
     return spoil
 
 
-def png(make):
+def png(make, compare=False):
     """The PNG of image 2 as `make` makes it of its colours."""
 
     def spoil(made):
         make(colours(made.maps["2"]), made.root / "panoptic/2.png")
-        made.settle()
+        made.compare = compare
         return ["2.png"]
 
     return spoil
@@ -78,14 +78,13 @@ def image_annotated_twice(made):
 @cases.add(NOTED, PanopticImages, words=(("image 4", "4.png"),))
 def image_without_annotation(made):
     made.content["annotations"].pop()
-    del made.maps["4"]
+    del made.maps["4"], made.truth["4"]
     made.records = 3
 
 
 @cases.add(NOTED, PanopticImages, words=(("2.png", "image 2"),))
 def segments_info_null(made):
     made.content["annotations"][1]["segments_info"] = None
-    made.truth = {"2": []}
     made.compare = False
 
 
@@ -93,6 +92,7 @@ def segments_info_null(made):
 def segments_info_empty_of_black_png(made):
     made.content["annotations"][1]["segments_info"] = []
     made.maps["2"][:] = 0
+    made.truth["2"] = []
 
 
 cases.add_table(
@@ -102,7 +102,9 @@ cases.add_table(
         "segments_info_object": lambda m: _info(m, {"1007": 3}),
         "segments_info_of_null": lambda m: _info(m, [None]),
         "segments_info_of_lists": lambda m: _info(m, [[1007, 3]]),
-        "segments_info_missing": lambda m: m.content["annotations"][1].pop("segments_info") and None,
+        "segments_info_missing": lambda m: (
+            m.content["annotations"][1].pop("segments_info") and None
+        ),
         "segment_without_id": lambda m: m.segments("2")[1].pop("id") and None,
         "segment_without_category": lambda m: m.segments("2")[1].pop("category_id") and None,
         "segment_category_unlisted": segment(category_id=77),
@@ -119,16 +121,20 @@ cases.add_table(
 
 
 def _info(made, value):
-    made.truth = {"2": []}
     made.content["annotations"][1]["segments_info"] = value
     return [("2.png", "image 2")]
+
+
+def _unlisted(made):
+    made.maps["2"][2:5] = 4711
+    made.settle()
 
 
 cases.add_table(
     REPORTED,
     {
         "segment_not_drawn": lambda m: m.segments("2").append({"id": 9, "category_id": 1}),
-        "segment_not_listed": lambda m: m.maps["2"].__setitem__(slice(2, 5), 4711),
+        "segment_not_listed": lambda m: _unlisted(m),
         "segment_id_zero": segment(id=0),
         "segment_id_negative": segment(id=-5),
         "segment_id_beyond_24_bits": segment(id=2**24),
@@ -168,7 +174,7 @@ cases.add_table(
         "segment_no_crowd_null": lambda m: m.segments("2")[1].update(iscrowd=None),
         "segment_no_crowd_false": lambda m: m.segments("2")[1].update(iscrowd=False),
         "segment_crowd_missing": lambda m: m.segments("2")[1].pop("iscrowd") and None,
-        "png_rgba": png(lambda rgb, path: Image.fromarray(rgb).convert("RGBA").save(path)),
+        "png_rgba": png(lambda rgb, path: Image.fromarray(rgb).convert("RGBA").save(path), True),
         "things_not_said": lambda m: [c.pop("isthing") for c in m.content["categories"]] and None,
     },
     PanopticImages,
@@ -177,7 +183,6 @@ cases.add_table(
 
 @cases.add(WORKS, PanopticImages)
 def segment_no_crowd_text_0(made):
-    made.settle()
     made.segments("2")[1]["iscrowd"] = "0"
 
 
@@ -227,7 +232,7 @@ cases.add_table(
 )
 cases.add_table(
     EITHER,
-    {"png_palette": png(lambda rgb, path: Image.fromarray(rgb).convert("P").save(path))},
+    {"png_palette": png(lambda rgb, path: Image.fromarray(rgb).convert("P").save(path), True)},
     PanopticImages,
 )
 
@@ -239,7 +244,6 @@ def with_instances(change):
     """The same photos with an instances json beside the panoptic one."""
 
     def spoil(made):
-        made.settle()
         other = ObjectImages(made.root / "instances")
         change(other)
         other.write()
@@ -271,15 +275,19 @@ cases.add_table(
     {
         "instances_beside_swap_names": with_instances(_swap),
         "instances_beside_have_other_ids": with_instances(
-            lambda o: [c.update(id=c["id"] + 40) for c in o.content["categories"]]
-            and [a.update(category_id=a["category_id"] + 40) for a in o.annotations]
+            lambda o: (
+                [c.update(id=c["id"] + 40) for c in o.content["categories"]]
+                and [a.update(category_id=a["category_id"] + 40) for a in o.annotations]
+            )
         ),
         "instances_beside_have_another_category": with_instances(
             lambda o: o.content["categories"].append({"id": 9, "name": "fork"})
         ),
         "instances_beside_of_other_images": with_instances(
-            lambda o: [i.update(id=i["id"] + 40) for i in o.entries]
-            and [a.update(image_id=a["image_id"] + 40) for a in o.annotations]
+            lambda o: (
+                [i.update(id=i["id"] + 40) for i in o.entries]
+                and [a.update(image_id=a["image_id"] + 40) for a in o.annotations]
+            )
         ),
         "instances_beside_broken": with_instances(lambda o: o.rewrite(lambda text: text[:99])),
         "instances_beside_with_bad_outline": with_instances(lambda o: o.set_outline(2, [[1, 2]])),
@@ -292,7 +300,6 @@ def label_maps(change):
     """Label maps beside the panoptic PNGs."""
 
     def spoil(made):
-        made.settle()
         made.definition["semantic_root"] = "semantic"
         (made.root / "semantic").mkdir()
         for stem, rows in made.truth.items():
@@ -304,9 +311,7 @@ def label_maps(change):
     return spoil
 
 
-cases.add_table(
-    WORKS, {"label_maps_beside": label_maps(lambda labels: labels)}, PanopticImages
-)
+cases.add_table(WORKS, {"label_maps_beside": label_maps(lambda labels: labels)}, PanopticImages)
 cases.add_table(
     REPORTED,
     {
