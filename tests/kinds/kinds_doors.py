@@ -169,7 +169,9 @@ def prediction(record: dict, made: Made) -> dict:
             if mask.any()
         ],
     )
-    return {**result, "instances": _instances([r for r in rows if r[0] in made.things], shape)}
+    other = made.instance_labels
+    things = [(other.get(label, label), mask) for label, mask in rows if label in made.things]
+    return {**result, "instances": _instances(things, shape)}
 
 
 def _instances(rows: list, shape: tuple[int, int]) -> Instances:

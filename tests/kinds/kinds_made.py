@@ -5,6 +5,7 @@ Shapes: T frames, H, W image size. All images are H = 48, W = 64, so that swappe
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import yaml
@@ -75,6 +76,7 @@ class Made:
         compare: whether `truth` is the one right reading; False: there is none, or several.
         crowds: as `truth`, of what label maps show and masks leave out.
         things: labels that are countable.
+        instance_labels: label in an instances json beside the segments, where it is another.
     """
 
     mapper: str
@@ -82,6 +84,7 @@ class Made:
     classes = 2
     compare = True
     things: tuple[int, ...] = (CUP, PLATE)
+    instance_labels: ClassVar[dict[int, int]] = {}
 
     def __init__(self, root: Path):
         self.root = root

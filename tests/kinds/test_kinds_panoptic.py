@@ -13,6 +13,7 @@ def segment(**values):
 
     def spoil(made):
         made.segments("2")[1].update(values)
+        made.compare = "id" not in values
         return ["2.png"]
 
     return spoil
@@ -112,12 +113,16 @@ cases.add_table(
         "segment_category_list": segment(category_id=[2]),
         "segment_id_null": segment(id=None),
         "segment_id_list": segment(id=[2007]),
-        "png_name_missing": lambda m: m.content["annotations"][1].pop("file_name") and None,
+        "png_name_missing": lambda m: _without(m, "file_name"),
         "png_name_null": lambda m: m.content["annotations"][1].update(file_name=None),
         "png_not_there": lambda m: m.content["annotations"][1].update(file_name="absent.png"),
     },
     PanopticImages,
 )
+
+
+def _without(made, key):
+    del made.content["annotations"][1][key]
 
 
 def _info(made, value):
@@ -147,8 +152,8 @@ cases.add_table(
 cases.add_table(
     EITHER,
     {
-        "segment_id_text": segment(id="2007"),
-        "segment_id_float": segment(id=2007.0),
+        "segment_id_text": lambda m: m.segments("2")[1].update(id="2007"),
+        "segment_id_float": lambda m: m.segments("2")[1].update(id=2007.0),
         "segment_category_text": segment(category_id="2"),
         "segment_area_odd": segment(area="x", bbox=None),
     },
@@ -270,10 +275,16 @@ def _swap(other):
     first["name"], second["name"] = second["name"], first["name"]
 
 
+@cases.add(EITHER, PanopticImages)
+def instances_beside_swap_names(made):
+    with_instances(_swap)(made)
+    # Read by names, a cup of the panoptic json is a plate of the other.
+    made.instance_labels = {0: 1, 1: 0}
+
+
 cases.add_table(
-    REPORTED,
+    EITHER,
     {
-        "instances_beside_swap_names": with_instances(_swap),
         "instances_beside_have_other_ids": with_instances(
             lambda o: (
                 [c.update(id=c["id"] + 40) for c in o.content["categories"]]
@@ -283,6 +294,12 @@ cases.add_table(
         "instances_beside_have_another_category": with_instances(
             lambda o: o.content["categories"].append({"id": 9, "name": "fork"})
         ),
+    },
+    PanopticImages,
+)
+cases.add_table(
+    REPORTED,
+    {
         "instances_beside_of_other_images": with_instances(
             lambda o: (
                 [i.update(id=i["id"] + 40) for i in o.entries]
