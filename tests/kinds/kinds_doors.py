@@ -1,7 +1,7 @@
 """Walks a dataset through the public doors: registration, check, loading, mapping, evaluation."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,12 +73,18 @@ def empty_catalogs() -> Iterator[None]:
             catalog.update(content)
 
 
-def walk(path: Path, made: Made) -> Walk:
-    """Take the dataset `own` of data.yaml through every door; whatever is no UserError escapes."""
+def walk(path: Path, made: Made, predict: Callable | None = None) -> Walk:
+    """Take the dataset `own` of data.yaml through every door; whatever is no UserError escapes.
+
+    Args:
+        predict: from a mapped record and `made` to a model's results; None: the truth.
+    """
     found = Walk()
     with empty_catalogs():
         if not _try(found, "register", lambda: register_definitions([str(path)])):
             return found
+        if made.classes is None:
+            made.classes = len(MetadataCatalog.get(NAME).get("label_names", ()))
         if report := _try(found, "check", lambda: check_dataset(NAME, jobs=2)):
             found.problems, found.remarks = list(report.problems), list(report.remarks)
         records = _try(found, "load", lambda: load_records([NAME]))
@@ -86,7 +92,7 @@ def walk(path: Path, made: Made) -> Walk:
             return found
         found.records = len(records)
         _try(found, "map", lambda: _map(found, records, made))
-        _try(found, "evaluate", lambda: _evaluate(found, records, made))
+        _try(found, "evaluate", lambda: _evaluate(found, records, made, predict or prediction))
     return found
 
 
@@ -139,11 +145,15 @@ def name_of(record: dict) -> str:
     return Path(record["file_name"]).stem
 
 
-def _evaluate(found: Walk, records: list[dict], made: Made) -> None:
-    evaluator = build_evaluator(config(made), NAME)
+def _evaluate(found: Walk, records: list[dict], made: Made, predict: Callable) -> None:
+    cfg = config(made)
+    evaluator = build_evaluator(cfg, NAME)
     evaluator.reset()
+    build = build_video_mapper if made.is_video else build_mapper
+    mapper = build(cfg, is_train=False, dataset=NAME)
     for record in records:
-        evaluator.process([record], [prediction(record, made)])
+        given = mapper(record)
+        evaluator.process([given], [predict(given, made)])
     found.results = evaluator.evaluate() or {}
 
 
@@ -155,7 +165,7 @@ def prediction(record: dict, made: Made) -> dict:
     labels = torch.tensor([label for label, _ in rows], dtype=torch.int64)
     shown = [*made.crowds.get(name_of(record), []), *rows]
     result = {"sem_seg": _scores(shown, shape, made.classes)}
-    if made.is_video and "annotations" in record:
+    if made.definition.get("kind") == "ytvis":
         scores = torch.linspace(0.9, 0.2, len(rows))
         return {"pred_scores": scores, "pred_labels": labels, "pred_masks": torch.from_numpy(masks)}
     if made.is_video:
