@@ -24,8 +24,8 @@ from preparing.maps import (
 from preparing.processes import in_processes
 from preparing.script import check_count, inside, need, run_script
 
+from rankseg_m2f.annotations.coco import read_coco
 from rankseg_m2f.data.categories import read_categories
-from rankseg_m2f.data.datasets.checks import entry_of, read_coco
 from rankseg_m2f.images import read_panoptic_map
 
 SOURCE = (
@@ -101,10 +101,12 @@ def labels_of(
     """
     values = {0: IGNORE}
     for segment in segments:
-        category = entry_of(segment, "category_id", f"{path}: a segment")
+        if lacking := {"id", "category_id"} - segment.keys():
+            raise ValueError(f"{path}: a segment lacks {min(lacking)!r}")
+        category = segment["category_id"]
         if category not in labels:
             raise ValueError(f"{path}: category {category} is none of COCO panoptic")
-        values[entry_of(segment, "id", f"{path}: a segment")] = labels[category]
+        values[segment["id"]] = labels[category]
     known = np.array(sorted(values))
     place = np.searchsorted(known, ids).clip(max=len(known) - 1)
     if (wrong := known[place] != ids).any():

@@ -27,8 +27,8 @@ from preparing.maps import is_label_map, lookup, picture_size, translate, write_
 from preparing.processes import in_processes
 from preparing.script import check_count, inside, need, run_script
 
+from rankseg_m2f.annotations.coco import read_coco
 from rankseg_m2f.data.categories import read_categories
-from rankseg_m2f.data.datasets.checks import read_coco
 
 SOURCE = (
     "2017 images and stuff_annotations_trainval2017.zip of cocodataset.org below coco/, "

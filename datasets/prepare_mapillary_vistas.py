@@ -24,8 +24,8 @@ from preparing.maps import is_label_map, picture_size, same_size
 from preparing.processes import in_processes
 from preparing.script import check_count, files, inside, link, need, paired, run_script
 
+from rankseg_m2f.annotations.coco import read_coco
 from rankseg_m2f.data.categories import read_categories
-from rankseg_m2f.data.datasets.checks import read_coco
 from rankseg_m2f.images import read_label_map
 
 SOURCE = "Mapillary Vistas 1.2, or 2.0 with its folders v1.2, of mapillary.com/dataset/vistas"

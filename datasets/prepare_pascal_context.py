@@ -22,8 +22,7 @@ from preparing.maps import convert_maps, lookup, read_mat
 from preparing.script import check_count, need, read_names, run_script, some
 
 from rankseg_m2f.data.categories import read_categories
-from rankseg_m2f.data.datasets.checks import read_lines
-from rankseg_m2f.files import replacing
+from rankseg_m2f.files import read_lines, replacing
 from rankseg_m2f.images import read_label_map
 
 SOURCE = (

@@ -1,9 +1,15 @@
-"""Where datasets lie, and files that are written whole or not at all."""
+"""Where datasets lie, texts as editors save them, files written whole or not at all."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from rankseg_m2f.errors import MissingFileError, UserError
+
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def datasets_root() -> Path:
@@ -12,6 +18,56 @@ def datasets_root() -> Path:
     Shells leave the ~ of a quoted path as it is.
     """
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
+
+
+def read_text(path: str | Path) -> str:
+    """A text in UTF-8, with or without the byte order mark that Windows editors write.
+
+    Raises:
+        MissingFileError: no such file.
+        UserError: a folder, or text in another encoding; names the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a file")
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist")
+    content = path.read_bytes()
+    if content.startswith(_UTF_16):
+        raise UserError(f"{path} is saved as UTF-16 (Windows calls it Unicode); save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        MissingFileError: no such file.
+        UserError: not JSON, as when a download was cut short; names the file.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid JSON: it is nested too deeply") from error
+    except ValueError as error:
+        reason = "the file is empty" if not text.strip() else str(error)
+        raise UserError(f"{path} is not valid JSON ({reason})") from error
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Lines of a text without spaces around them, and without those that are empty.
+
+    Raises:
+        MissingFileError: no such file.
+        UserError: not a text in UTF-8; names the file.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 @contextmanager

@@ -25,12 +25,20 @@ MAY_IMPORT = {
     "structures": set(),
     "modeling": {"rankseg", "layers", "structures"},
     "images": {"errors"},
-    "files": set(),
+    "files": {"errors"},
+    "annotations": {"errors", "files", "images"},
     "label_scores": set(),
     "errors": set(),
     "revision": set(),
-    "data": {"images", "label_scores"},
-    "evaluation": {"rankseg", "images", "files", "label_scores"},
+    "data": {"annotations", "errors", "files", "images", "label_scores"},
+    "evaluation": {
+        "rankseg",
+        "annotations",
+        "errors",
+        "images",
+        "files",
+        "label_scores",
+    },
     "config": {"safe_yaml"},
     "safe_yaml": set(),
     "doctor": {"ops", "data", "engine", "files", "__version__"},
@@ -54,7 +62,7 @@ WITHOUT = {
     "ops": {"detectron2", "numpy", "scipy"},
     "layers": {"detectron2", "numpy", "scipy"},
 }
-ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"data", "evaluation"}}
+ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"annotations", "data", "evaluation"}}
 # Slow to import, or missing on some machines: never at the top of a module.
 LAZY = {"cv2", "matplotlib", "transformers", "torchvision"}
 

@@ -13,9 +13,9 @@ from detectron2.data import DatasetCatalog
 from label_statistics import LabelStatistics
 from PIL import Image
 
+from rankseg_m2f.annotations import record
 from rankseg_m2f.data.check import check_dataset, label_difference
 from rankseg_m2f.data.datasets.definitions import KINDS
-from rankseg_m2f.evaluation import ground_truth
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 
 MAPS = [quarters(20, 20, [0, 1, 2, 3]), quarters(20, 20, [0, 1, 2, 255])]
@@ -92,7 +92,7 @@ def test_instances_are_of_the_same_images(made):
         content["images"][0]["id"] = 70
 
     name = made("coco_panoptic", change=renumber)
-    missing, extra = check_dataset(name).problems
+    _, missing, extra = check_dataset(name).problems
     assert (
         "instances.json: 1 images are missing, although the dataset has them, first id 0" in missing
     )
@@ -106,7 +106,7 @@ def test_instances_are_of_the_same_images(made):
 def test_unreadable_instances_are_a_problem(made):
     name = made("coco_panoptic", change=lambda content: content.pop("images"))
     (problem,) = check_dataset(name).problems
-    assert "instances.json is no COCO json: it has no list of 'images'" in problem
+    assert "instances.json is not a COCO json: it has no list of 'images'" in problem
 
 
 def test_malformed_polygons_are_found(made):
@@ -124,13 +124,12 @@ def test_malformed_polygons_are_found(made):
     assert "instances.json: annotation 1 of image 0 " in problems[0]
 
 
-def test_annotations_that_no_ap_can_be_had_of_are_found(made):
+def test_annotations_without_area_and_crowd_are_no_problem(made):
     def spoil(content):
         for annotation in content["annotations"][:2]:
-            del annotation["iscrowd"]
+            del annotation["iscrowd"], annotation["area"]
 
-    (problem,) = check_dataset(made("coco_instances", change=spoil)).problems
-    assert "2 annotations lack 'area' or 'iscrowd', without which there is no AP, first" in problem
+    assert check_dataset(made("coco_instances", change=spoil)).problems == []
 
 
 def test_a_mask_without_size_is_a_problem(made):
@@ -138,7 +137,7 @@ def test_a_mask_without_size_is_a_problem(made):
         content["annotations"][0]["segmentation"] = {"counts": "0"}
 
     (problem,) = check_dataset(made("coco_instances", change=spoil)).problems
-    assert "the mask of object 0 has () pixels, its image (20, 20)" in problem
+    assert "annotation 1 of image 0 (000.png): its run lengths lack 'size'" in problem
 
 
 def test_a_dataset_without_labels_is_a_problem(made):
@@ -201,12 +200,10 @@ def test_the_check_says_what_is_wrong_with_definitions(call, capsys):
 
 
 def test_the_constant_baseline_can_be_called(call, capsys, tmp_path, monkeypatch):
-    load = ground_truth.read_label_map
+    load = record.read_label_map
     kappas = ("--kappas", "2", "4", "--json", str(tmp_path / "labels.json"))
     read = []
-    monkeypatch.setattr(
-        ground_truth, "read_label_map", lambda path: read.append(path) or load(path)
-    )
+    monkeypatch.setattr(record, "read_label_map", lambda path: read.append(path) or load(path))
     call(constant_baseline.main, "--train", "train", "--test", "test", "--kappa", "2", *kappas)
     assert len(read) == len(set(read)) == 2 * len(MAPS)
     shown = capsys.readouterr().out

@@ -18,9 +18,10 @@ from PIL import Image
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
-from rankseg_m2f.data.ground_truth import ObjectList, transform_ids
 from rankseg_m2f.data.loader import build_test_loader, build_train_loader, load_records
 from rankseg_m2f.data.mappers import MAPPERS, build_mapper
+from rankseg_m2f.data.targets import ObjectList, transform_ids
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.images import ImageReadError
 
 KIND_OF = {
@@ -274,7 +275,7 @@ def test_wrong_folder_is_not_passed_over(made):
 
 def test_unregistered_dataset_says_what_to_do():
     cfg = config("nowhere_to_be_found", "mask_former_semantic")
-    with pytest.raises(KeyError, match=r"nowhere_to_be_found.*DATASETS\.DEFINITIONS"):
+    with pytest.raises(UserError, match=r"nowhere_to_be_found.*DATASETS\.DEFINITIONS"):
         build_train_loader(cfg)
 
 

@@ -16,9 +16,9 @@ from detectron2.structures import Instances
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.data.datasets.definitions import KINDS
-from rankseg_m2f.data.ground_truth import label_truth
 from rankseg_m2f.data.label_augmentation import Cutout, RandAugment
 from rankseg_m2f.data.mappers import build_mapper
+from rankseg_m2f.data.targets import label_targets
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.engine.optimizer import build_optimizer
@@ -61,9 +61,9 @@ def test_labels_of_every_kind_of_annotation(tmp_path):
             # A crowd is there too.
             for entry in objects or []:
                 entry["iscrowd"] = 1
-        assert label_truth(record, IGNORE, 4).labels == labels
+        assert label_targets(record, IGNORE, 4).labels == labels
         with pytest.raises(ValueError, match=rf"000\.png: label {labels[1]} is neither below"):
-            label_truth(record, IGNORE, 1)
+            label_targets(record, IGNORE, 1)
         DatasetCatalog.remove(name), MetadataCatalog.remove(name)
 
 

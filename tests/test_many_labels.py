@@ -11,8 +11,8 @@ from PIL import Image
 
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.datasets.register import register_semantic_folder
-from rankseg_m2f.data.ground_truth import SegmentMap
 from rankseg_m2f.data.mappers import build_mapper
+from rankseg_m2f.data.targets import SegmentMap
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator

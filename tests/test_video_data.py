@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 import uuid
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from rankseg_m2f.data.frames import (
     sample_interval_frames,
     sample_training_frames,
 )
-from rankseg_m2f.data.ground_truth import LabelMasks, ObjectList, aligned, transform_ids
 from rankseg_m2f.data.loader import build_test_loader, build_train_loader
+from rankseg_m2f.data.targets import LabelMasks, ObjectList, aligned, transform_ids
 from rankseg_m2f.data.video_augmentation import OPTIONS, DrawnOnce, clip_augmentation
 from rankseg_m2f.data.video_mappers import build_video_mapper
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.images import ImageReadError
 from rankseg_m2f.structures.clip import ClipBatch
 
@@ -428,21 +430,49 @@ def test_missing_and_extra_files_are_all_named(tmp_path):
     [
         (lambda c: c["videos"][0]["file_names"].__setitem__(2, "a/gone.png"), r"gone\.png does no"),
         (lambda c: c["videos"][0].update(length=5), "video 1 names 4 frames, its length is 5"),
-        (lambda c: c["videos"].append(c["videos"][0]), "several videos of id 1"),
-        (lambda c: c["videos"][0].pop("height"), "video 1 lacks 'height'"),
-        (lambda c: c["annotations"][0].update(video_id=3), "annotation 7 is of an unknown video 3"),
-        (lambda c: c["annotations"][0].update(category_id=3), "annotation 7 has category 3"),
-        (lambda c: c["annotations"][0]["segmentations"].pop(), "7 has 3 segmentations, video 1"),
-        (lambda c: c["annotations"][0].update(id=9), "annotation 9 is there more than once"),
         (
-            lambda c: c["annotations"][0]["segmentations"][1].update(size=[3, 4]),
-            r"annotation 7, frame 1: its mask is of \[3, 4\]",
+            lambda c: c["videos"].append({**c["videos"][0], "file_names": ["b/0.png"] * 4}),
+            r"several videos of id 1: a/00000\.png and b/0\.png",
         ),
+        (lambda c: c["videos"][0].update(file_names=None), "video 1 has no frames"),
+        (lambda c: [a.update(video_id=3) for a in c["annotations"]], r"none .*\(video_id 3\)"),
+        (lambda c: c["annotations"][0].update(category_id=3), "annotation 7 has category_id=3"),
+        (lambda c: c["annotations"][0]["segmentations"].pop(), "7 has 3 segmentations, video 1"),
     ],
 )
 def test_bad_json_names_the_place(tmp_path, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         DatasetCatalog.get(ytvis(tmp_path, change=change))
+
+
+@pytest.mark.parametrize(
+    "change, level, message",
+    [
+        (lambda c: c["videos"].append(c["videos"][0]), "problems", "several videos of id 1"),
+        (
+            lambda c: c["annotations"][0].update(video_id=3),
+            "problems",
+            r"1 of \d annotations are of an unknown video \(video_id 3\)",
+        ),
+        (
+            lambda c: c["annotations"][0]["segmentations"][1].update(size=[3, 4]),
+            "problems",
+            r"annotation 7, frame 1 \(a/00001.png\): its mask is of \[3, 4\]",
+        ),
+        (lambda c: c["annotations"][0].update(id=9), "remarks", "1 annotations have the id of"),
+    ],
+)
+def test_what_does_not_fit_is_left_out_and_said(tmp_path, change, level, message, caplog):
+    name = ytvis(tmp_path, change=change)
+    (found,) = getattr(DatasetCatalog.data[name].read()[1], level)
+    assert re.search(message, found)
+    assert len(DatasetCatalog.get(name)) == 1
+    assert ("1 problems" in caplog.text) == (level == "problems")
+
+
+def test_a_video_without_size_has_that_of_its_frames(tmp_path):
+    (record,) = DatasetCatalog.get(ytvis(tmp_path, change=lambda c: c["videos"][0].pop("height")))
+    assert (record["height"], record["width"]) == (H, W)
 
 
 def test_a_json_without_annotations_is_for_testing(tmp_path):

@@ -214,7 +214,7 @@ def test_masks_in_every_form_are_the_same():
         (
             {**track([0], [1], id=1), "segmentations": [None, rle(np.ones((2, 6)))]},
             track([0], [0], score=1),
-            r"1/1.jpg is \[2, 6\], but the video is \[1, 6\]",
+            r"1/1.jpg: its mask is of \[2, 6\], its image or video of \[1, 6\]",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import DatasetReport, check_dataset, label_difference
 from rankseg_m2f.engine.main import register_datasets
-from rankseg_m2f.errors import USER_ERRORS, one_line_errors, sentence
+from rankseg_m2f.errors import UserError, one_line_errors, sentence
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     for name in args.names:
         try:
             report = check_dataset(name, args.limit, progress=tqdm)
-        except USER_ERRORS as error:
+        except UserError as error:
             print(f"{name}: FAILED: {sentence(error)}")
             failed = True
             continue

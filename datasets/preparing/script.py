@@ -10,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Protocol
 
-from rankseg_m2f.data.datasets.checks import files_below, missing_files, read_lines
-from rankseg_m2f.files import datasets_root, replacing
+from rankseg_m2f.annotations.folders import files_below, missing_files
+from rankseg_m2f.files import datasets_root, read_lines, replacing
 
 # Names in a message about many files.
 _SHOWN = 5

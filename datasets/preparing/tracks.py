@@ -7,8 +7,9 @@ from pathlib import Path
 from preparing.maps import picture_size
 from preparing.processes import in_processes
 from preparing.script import check_count, inside, link, need
+from rankseg_m2f.annotations.categories import contiguous_labels, sound_categories
+from rankseg_m2f.annotations.coco import read_coco
 from rankseg_m2f.data.categories import read_categories
-from rankseg_m2f.data.datasets.checks import check_agreement, read_coco
 
 # Where downloads have the json of a split.
 _JSONS = (
@@ -63,7 +64,8 @@ def prepare_tracks(
             continue
         content = read_coco(path, "categories", videos=("file_names", "height", "width"))
         check_count(len(content["videos"]), official, f"videos in {path}", any_size)
-        check_agreement(path, content["categories"], names)
+        # Raises where they disagree.
+        contiguous_labels(path, sound_categories(path, content["categories"]), names, names)
         places = [base / split / below for below in frames]
         root = next((place for place in places if place.is_dir()), places[0])
         check = partial(_check_video, root=root, path=path)

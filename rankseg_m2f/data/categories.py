@@ -4,6 +4,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from rankseg_m2f.errors import UserError
+
 _FOLDER = Path(__file__).parent / "categories"
 
 
@@ -19,11 +21,11 @@ def read_categories(table: str) -> tuple[dict, ...]:
         (0 or 1) and `color` (RGB).
 
     Raises:
-        ValueError: no such table.
+        UserError: no such table.
     """
     path = _FOLDER / f"{table}.json"
     if not path.is_file():
-        raise ValueError(f"no table of categories {table!r}: there are {', '.join(tables())}")
+        raise UserError(f"no table of categories {table!r}: there are {', '.join(tables())}")
     return tuple(json.loads(path.read_text(encoding="utf-8"))["categories"])
 
 

@@ -3,27 +3,26 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from rankseg_m2f.data.datasets.checks import read_coco
-from rankseg_m2f.data.ground_truth import panoptic_truth
+from rankseg_m2f.annotations import record as annotations
+from rankseg_m2f.annotations.coco import IMAGES
+from rankseg_m2f.annotations.findings import AnnotationSource, Findings
+from rankseg_m2f.annotations.objects import missing_media, objects_of_dataset, spare_media
+from rankseg_m2f.annotations.outlines import checked_outlines, rasterised
+from rankseg_m2f.annotations.record import UNLABELLED, decode_labels, labels_of_segments
 from rankseg_m2f.data.loader import is_video, load_records
 from rankseg_m2f.data.video_mappers import frame_records
-from rankseg_m2f.images import (
-    ImageReadError,
-    label_ids,
-    read_image,
-    read_label_map,
-    read_panoptic_map,
-)
+from rankseg_m2f.errors import UserError
+from rankseg_m2f.images import ImageReadError, read_image, read_label_map
 
 # Share of the pixels labelled in both maps that may differ: outlines by another hand; and that is
 # worth a remark: ADE20K's objects and label maps are annotations of their own, which overlap.
 _MAX_DIFFERENCE, _NOTED_DIFFERENCE = 0.25, 0.01
-_UNLABELLED = -1
+# Ignored pixels of this share, with hardly any label unseen, are a hint that they mean one.
+_MANY_IGNORED, _FEW_UNSEEN = 0.02, 0.1
 
 
 @dataclass
@@ -58,14 +57,11 @@ def check_dataset(
         jobs: threads.
 
     Raises:
-        KeyError: unregistered, with advice.
-        ValueError: annotations that cannot be loaded, naming the file.
+        UserError: unregistered, with advice, or a file that cannot be read at all.
     """
-    if name not in DatasetCatalog.list():
-        load_records([name])  # raises, and says what to do
+    records, findings = _read(name)
     metadata = MetadataCatalog.get(name)
-    records = DatasetCatalog.get(name)
-    json_problems = _check_json(metadata.get("json_file"), records)
+    problems = findings.errors + findings.problems + _check_instances(metadata, records)
     if limit is not None and limit < len(records):
         records = [records[i] for i in np.linspace(0, len(records) - 1, limit).astype(int)]
     names = list(
@@ -74,22 +70,26 @@ def check_dataset(
         or metadata.get("thing_classes", [])
     )
     counts = np.zeros(len(names), dtype=np.int64)
-    report = DatasetReport(name, names, len(records), counts, json_problems)
+    report = DatasetReport(name, names, len(records), counts, problems, findings.remarks)
     ignore_label = metadata.get("ignore_label", 255)
+    seen = _Seen()
     with ThreadPoolExecutor(jobs) as pool:
         results = pool.map(lambda r: _check_record(r, len(names), ignore_label), records)
         if progress is not None:
             results = progress(results, total=len(records))
-        for labels, problems, remarks in results:
-            report.label_counts[sorted(labels)] += 1
-            report.problems += problems
-            report.remarks += remarks
-    if not records:
+        for one in results:
+            report.label_counts[sorted(one.labels)] += 1
+            report.problems += one.problems
+            report.remarks += one.remarks
+            seen.ignored += one.ignored
+            seen.pixels += one.pixels
+    if not records and not findings.errors:
         report.problems.append(f"{name}: no records")
     elif not any(_TRUTHS & record.keys() for record in records):
-        report.remarks = [f"{name}: no annotations at all, as a test set has none"]
+        report.remarks.append(f"{name}: no annotations at all, as a test set has none")
     elif not report.label_counts.any():
         report.problems.append(f"{name}: no label in any record that can be read")
+    report.remarks += _unseen_labels(report, seen, ignore_label, metadata.get("label_offset", 0))
     return report
 
 
@@ -103,57 +103,67 @@ def label_difference(first: Sequence[str], second: Sequence[str]) -> str | None:
     return None
 
 
-def _check_json(path: str | None, records: list[dict]) -> list[str]:
-    """What loading the records does not show of the COCO json beside or behind them."""
-    if path is None:
+@dataclass
+class _Seen:
+    """What was found in a record.
+
+    Attributes:
+        ignored: pixels of label maps that hold the ignore label, or less than the offset.
+        pixels: of label maps.
+    """
+
+    labels: set[int] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    ignored: int = 0
+    pixels: int = 0
+
+
+def _read(name: str) -> tuple[list[dict], Findings]:
+    """Records of a dataset, and what its source finds if it is one of ours."""
+    if name not in DatasetCatalog.list():
+        load_records([name])  # raises, and says what to do
+    source = DatasetCatalog.data[name]
+    if isinstance(source, AnnotationSource):
+        return source.read()
+    return DatasetCatalog.get(name), Findings()
+
+
+def _check_instances(metadata: Metadata, records: list[dict]) -> list[str]:
+    """Problems of the COCO instances beside a panoptic json."""
+    if metadata.get("json_file") is None or metadata.get("panoptic_json") is None:
         return []
-    # YouTube-VIS has the same form with videos for images.
-    kind = "video" if records and is_video(records[0]) else "image"
+    findings = Findings()
     try:
-        content = read_coco(Path(path), f"{kind}s")
-    except (ValueError, OSError) as error:
+        objects = objects_of_dataset(metadata, IMAGES, findings)
+    except UserError as error:
         return [str(error)]
-    listed = {entry.get("id") for entry in content[f"{kind}s"]}
-    known = {record.get(f"{kind}_id") for record in records}
-    problems = [
-        f"{path}: {len(ids)} {kind}s are {where}, first id {min(ids, key=str)}"
-        for where, ids in (
-            ("missing, although the dataset has them", known - listed),
-            ("listed, although the dataset lacks them", listed - known),
-        )
-        if ids
-    ]
-    if kind == "image" and (bare := [a for a in content.get("annotations") or [] if _bare(a)]):
-        problems.append(
-            f"{path}: {len(bare)} annotations lack 'area' or 'iscrowd', without which there is no "
-            f"AP, first {bare[0].get('id')}"
-        )
-    return problems + [
-        f"{path}: annotation {annotation.get('id')} of {kind} {annotation.get(f'{kind}_id')} has a "
-        f"polygon of {size} coordinates: 6 or more, and an even number, make one"
-        for annotation in content.get("annotations") or []
-        for outline in annotation.get("segmentations") or [annotation.get("segmentation")]
-        for size in _polygon_sizes(outline)
-        if size < 6 or size % 2
+    known = {record.get("image_id") for record in records}
+    compared = missing_media(objects.media, known), spare_media(objects.media, known)
+    return findings.errors + findings.problems + [line for line in compared if line is not None]
+
+
+def _unseen_labels(
+    report: DatasetReport, seen: _Seen, ignore_label: int, label_offset: int
+) -> list[str]:
+    """A remark where pixels that are ignored may be of the labels that are never seen."""
+    unseen = np.flatnonzero(report.label_counts == 0)
+    few = max(1, int(_FEW_UNSEEN * len(report.label_names)))
+    if not 1 <= len(unseen) <= few or seen.ignored <= _MANY_IGNORED * seen.pixels:
+        return []
+    first = int(unseen[0])
+    below = f", and values below label_offset={label_offset}" if label_offset else ""
+    return [
+        f"{report.name}: label {first} ({report.label_names[first]}) is never seen, while "
+        f"{seen.ignored / seen.pixels:.0%} of the pixels hold ignore_label={ignore_label}{below}: "
+        f"if they mean that label, write {first + label_offset} there, or set ignore_label and "
+        "label_offset to what the files hold"
     ]
 
 
-def _bare(annotation: dict) -> bool:
-    """Whether an annotation lacks what pycocotools needs to evaluate."""
-    return not {"area", "iscrowd"} <= annotation.keys()
-
-
-def _polygon_sizes(outline: list | dict | None) -> list[int]:
-    """Coordinates of each polygon; none of RLE."""
-    polygons = outline if isinstance(outline, list) else []
-    return [len(polygon) if isinstance(polygon, list) else 1 for polygon in polygons]
-
-
-def _check_record(
-    record: dict, num_labels: int, ignore_label: int
-) -> tuple[set[int], list[str], list[str]]:
-    """Labels present in an image or in any frame of a video, problems, remarks."""
-    problems, remarks, labels = [], [], set()
+def _check_record(record: dict, num_labels: int, ignore_label: int) -> _Seen:
+    """What an image or all frames of a video show."""
+    seen = _Seen()
     said = record.get("height"), record.get("width")
     frames = [record]
     if is_video(record):
@@ -162,43 +172,43 @@ def _check_record(
         try:
             size = read_image(frame["file_name"]).shape[:2]
         except ImageReadError as error:
-            problems.append(str(error))
+            seen.problems.append(str(error))
             continue
         # What the record does not say, the first frame does.
         said = size if None in said else said
         if said != size:
-            problems.append(f"{frame['file_name']}: {size} pixels, the record says {said}")
-        found, wrong, noted = _check_annotations(frame, size, num_labels, ignore_label)
-        labels |= found
-        problems += wrong
-        remarks += noted
-    if not (labels or problems):
-        remarks.append(f"{frames[0]['file_name']}: nothing is labelled")
-    return labels, problems, remarks
+            seen.problems.append(f"{frame['file_name']}: {size} pixels, the record says {said}")
+        _check_annotations(frame, size, num_labels, ignore_label, seen)
+    if not (seen.labels or seen.problems):
+        seen.remarks.append(f"{frames[0]['file_name']}: nothing is labelled")
+    return seen
 
 
 def _check_annotations(
-    record: dict, size: tuple[int, int], num_labels: int, ignore_label: int
-) -> tuple[set[int], list[str], list[str]]:
-    """Labels present in an image of `size` pixels, problems, remarks."""
-    problems, labels = [], set()
+    record: dict, size: tuple[int, int], num_labels: int, ignore_label: int, seen: _Seen
+) -> None:
+    """Note what an image of `size` pixels shows."""
+    before = len(seen.problems)
     for key, check in _CHECKS.items():
         if key not in record:
             continue
-        found = set()
+        shown = _Seen()
         try:
-            problems += check(record, size, ignore_label, found)
+            seen.problems += check(record, size, ignore_label, shown)
         except ImageReadError as error:
-            problems.append(str(error))
-        problems += [
+            seen.problems.append(str(error))
+        seen.problems += [
             f"{record['file_name']}: label {k} of {key} is not below {num_labels}"
-            for k in sorted(found)
+            for k in sorted(shown.labels)
             if not 0 <= k < num_labels
         ]
-        labels |= {k for k in found if 0 <= k < num_labels}
-    if problems or not {"sem_seg_file_name", "pan_seg_file_name"} <= record.keys():
-        return labels, problems, []
-    return labels, *_check_agreement(record, num_labels, ignore_label)
+        seen.labels |= {k for k in shown.labels if 0 <= k < num_labels}
+        seen.ignored += shown.ignored
+        seen.pixels += shown.pixels
+    if len(seen.problems) == before and {"sem_seg_file_name", "pan_seg_file_name"} <= record.keys():
+        problems, remarks = _check_agreement(record, num_labels, ignore_label)
+        seen.problems += problems
+        seen.remarks += remarks
 
 
 def _check_agreement(
@@ -209,11 +219,10 @@ def _check_agreement(
     Both have the same size.
     """
     path = record["sem_seg_file_name"]
-    # No label of the map can be num_labels.
-    drawn = panoptic_truth(record, num_labels, num_labels).label_map(num_labels)
-    mapped = read_label_map(path)
-    labelled = drawn != num_labels
-    both = labelled & (mapped != ignore_label)
+    drawn = labels_of_segments(*annotations.segments(record), crowds=False)
+    mapped = annotations.label_map(record, ignore_label)
+    labelled = drawn != UNLABELLED
+    both = labelled & (mapped != UNLABELLED)
     if not both.any():
         none = f"{path}: no pixel has a label that has one in {record['pan_seg_file_name']}"
         return [none] if labelled.any() else [], []
@@ -227,41 +236,49 @@ def _check_agreement(
     return [], found if share > _NOTED_DIFFERENCE else []
 
 
-def _check_semantic(record: dict, size: tuple, ignore_label: int, found: set) -> Iterator[str]:
+def _check_semantic(record: dict, size: tuple, ignore_label: int, seen: _Seen) -> Iterator[str]:
     path = record["sem_seg_file_name"]
-    ids = read_label_map(path)
-    if ids.shape != size:
-        yield f"{path}: {ids.shape} pixels, its image has {size}"
-    ids = label_ids(ids, ignore_label, record.get("label_offset", 0), unlabelled=_UNLABELLED)
-    found |= set(np.unique(ids).tolist()) - {_UNLABELLED}
+    values = read_label_map(path)
+    if values.shape != size:
+        yield f"{path}: {values.shape} pixels, its image has {size}"
+    labels = decode_labels(values, ignore_label, record.get("label_offset", 0))
+    seen.labels |= set(np.unique(labels).tolist()) - {UNLABELLED}
+    seen.ignored += int(np.count_nonzero(labels == UNLABELLED))
+    seen.pixels += labels.size
 
 
-def _check_panoptic(record: dict, size: tuple, ignore_label: int, found: set) -> Iterator[str]:
+def _check_panoptic(record: dict, size: tuple, ignore_label: int, seen: _Seen) -> Iterator[str]:
     path = record["pan_seg_file_name"]
-    ids = read_panoptic_map(path)
+    ids, segments = annotations.segments(record)
     if ids.shape != size:
         yield f"{path}: {ids.shape} pixels, its image has {size}"
     drawn = set(np.unique(ids).tolist()) - {0}
-    listed = {s["id"] for s in record["segments_info"]}
+    listed = {s["id"] for s in segments}
     for i in sorted(drawn - listed):
         yield f"{path}: segment {i} is drawn but not in the json"
     for i in sorted(listed - drawn):
         yield f"{path}: segment {i} is in the json but has no pixel"
-    found |= {s["category_id"] for s in record["segments_info"] if not s.get("iscrowd", 0)}
+    seen.labels |= {s["category_id"] for s in segments if not s.get("iscrowd", 0)}
 
 
-def _check_objects(record: dict, size: tuple, ignore_label: int, found: set) -> Iterator[str]:
-    for number, annotation in enumerate(record["annotations"]):
-        outline = annotation.get("segmentation")
-        if not outline:
-            yield f"{record['file_name']}: object {number} has no segmentation"
-        elif isinstance(outline, dict) and tuple(said := outline.get("size", ())) != size:
-            yield (
-                f"{record['file_name']}: the mask of object {number} has {tuple(said)} pixels, its "
-                f"image {size}"
-            )
-        if not annotation.get("iscrowd", 0):
-            found.add(annotation["category_id"])
+def _check_objects(record: dict, size: tuple, ignore_label: int, seen: _Seen) -> Iterator[str]:
+    objects = record["annotations"]
+    said = record.get("height"), record.get("width")
+    size = size if None in said else said
+    # Also of datasets that others load.
+    outlines, reasons = checked_outlines(
+        [o.get("segmentation") for o in objects], [size] * len(objects)
+    )
+    for number, (found, outline) in enumerate(zip(objects, outlines, strict=True)):
+        where = f"{record['file_name']}: annotation {found.get('id', f'number {number}')}"
+        if reason := reasons.get(number):
+            yield f"{where}: {reason[0]}"
+        elif not outline:
+            yield f"{where} has no segmentation"
+        elif not rasterised(outline, size).any():
+            yield f"{where} has no pixel in the image"
+        if not found.get("iscrowd", 0):
+            seen.labels.add(found["category_id"])
 
 
 # What a record with ground truth has; "sem_seg_file_names" is of videos.

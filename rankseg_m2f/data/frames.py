@@ -4,6 +4,8 @@ import random
 from random import Random
 from types import ModuleType
 
+from rankseg_m2f.errors import UserError
+
 
 def sample_training_frames(
     length: int,
@@ -29,11 +31,11 @@ def sample_training_frames(
         `num_frames` indices in [0, length).
 
     Raises:
-        ValueError: a number is out of range.
+        UserError: a number is out of range.
     """
     _check(length, num_frames)
     if frame_range < 0:
-        raise ValueError(f"INPUT.SAMPLING_FRAME_RANGE={frame_range} must not be negative")
+        raise UserError(f"INPUT.SAMPLING_FRAME_RANGE={frame_range} must not be negative")
     reference = rng.randrange(length)
     near = range(max(0, reference - frame_range), min(length, reference + frame_range + 1))
     others = [i for i in near if i != reference]
@@ -62,11 +64,11 @@ def sample_interval_frames(
         `num_frames` indices in [0, length).
 
     Raises:
-        ValueError: a number is out of range.
+        UserError: a number is out of range.
     """
     _check(length, num_frames)
     if interval < 1:
-        raise ValueError(f"INPUT.SAMPLING_INTERVAL={interval} must be at least 1")
+        raise UserError(f"INPUT.SAMPLING_INTERVAL={interval} must be at least 1")
     if length < num_frames:
         frames = [i * length // num_frames for i in range(num_frames)]
     else:
@@ -83,19 +85,19 @@ def evaluation_clips(length: int, clip_length: int) -> list[range]:
         clip_length: frames per clip; 0: the whole video is one.
 
     Raises:
-        ValueError: `clip_length` is negative.
+        UserError: `clip_length` is negative.
     """
     if clip_length < 0:
-        raise ValueError(f"clip_length={clip_length} must not be negative")
+        raise UserError(f"clip_length={clip_length} must not be negative")
     step = clip_length or max(length, 1)
     return [range(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _check(length: int, num_frames: int) -> None:
     if num_frames < 1:
-        raise ValueError(f"INPUT.SAMPLING_FRAME_NUM={num_frames} must be at least 1")
+        raise UserError(f"INPUT.SAMPLING_FRAME_NUM={num_frames} must be at least 1")
     if length < 1:
-        raise ValueError("a video without frames")
+        raise UserError("a video without frames")
 
 
 def _ordered(frames: list[int], rng: Random, shuffle: bool) -> list[int]:

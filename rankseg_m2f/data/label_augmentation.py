@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from rankseg_m2f.data.augmentation import flip, resize_to_square
+from rankseg_m2f.errors import UserError
 
 
 class PixelsOnly(T.Transform):
@@ -49,10 +50,10 @@ class RandAugment(T.Augmentation):
             magnitude: of each, in [0, 30].
 
         Raises:
-            ValueError: out of range.
+            UserError: out of range.
         """
         if not 0 <= magnitude <= 30:
-            raise ValueError(f"INPUT.RAND_AUGMENT.MAGNITUDE={magnitude} is not in [0, 30]")
+            raise UserError(f"INPUT.RAND_AUGMENT.MAGNITUDE={magnitude} is not in [0, 30]")
         from torchvision.transforms.v2 import RandAugment as Torchvisions
 
         super().__init__()
@@ -81,10 +82,10 @@ class Cutout(T.Augmentation):
             share: sides of the rectangle as a share of the image's, in (0, 1].
 
         Raises:
-            ValueError: out of range.
+            UserError: out of range.
         """
         if not 0 < share <= 1:
-            raise ValueError(f"INPUT.CUTOUT={share} is not in [0, 1]")
+            raise UserError(f"INPUT.CUTOUT={share} is not in [0, 1]")
         super().__init__()
         self._init(locals())
 

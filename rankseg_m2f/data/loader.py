@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rankseg_m2f.data.mappers import build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.images import ImageReadError
 
 logger = logging.getLogger(__name__)
@@ -133,8 +134,8 @@ def build_train_loader(cfg: CfgNode, seed: int = 0) -> TrainLoader:
     One batch is one forward pass: SOLVER.IMS_PER_BATCH / processes / ACCUMULATION_STEPS images.
 
     Raises:
-        ValueError: the batch does not divide, or the sampler is unknown.
-        KeyError: an unregistered dataset.
+        UserError: the batch does not divide, or the sampler is unknown.
+        UserError: an unregistered dataset.
     """
     records = load_records(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     return TrainLoader(
@@ -155,7 +156,7 @@ def build_test_loader(cfg: CfgNode, name: str, records: list[dict] | None = None
         records: the dataset's, where they have been loaded; None: by `load_records`.
 
     Raises:
-        KeyError: an unregistered dataset.
+        UserError: an unregistered dataset.
     """
     records = load_records([name]) if records is None else records
     return build_detectron2_test_loader(
@@ -172,14 +173,14 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
         filter_empty: leave out images whose instance annotations are empty or all crowds.
 
     Raises:
-        KeyError: an unregistered dataset, with those that are.
-        ValueError: no dataset at all.
+        UserError: an unregistered dataset, with those that are.
+        UserError: no dataset at all.
     """
     if not names:
-        raise ValueError("no dataset: set DATASETS.TRAIN and DATASETS.TEST")
+        raise UserError("no dataset: set DATASETS.TRAIN and DATASETS.TEST")
     missing = [name for name in names if name not in DatasetCatalog.list()]
     if missing:
-        raise KeyError(
+        raise UserError(
             f"dataset {missing[0]!r} is not registered; describe it in a file named by "
             "DATASETS.DEFINITIONS, or by --definitions FILE of a tool (see datasets/README.md), "
             "or, for the built-in scenes, run python datasets/make_scenes.py"
@@ -190,9 +191,14 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
     if is_video(records[0]) or "annotations" not in records[0]:
         return records
     if filter_empty:
-        records = filter_images_with_only_crowd_annotations(records)
-        if not records:
-            raise ValueError(f"no image of {', '.join(names)} has an object that is no crowd")
+        kept = filter_images_with_only_crowd_annotations(records)
+        if not kept:
+            count = sum(len(record["annotations"]) for record in records)
+            raise UserError(
+                f"no image of {', '.join(names)} has an object to learn: "
+                + (f"all {count} are crowds (iscrowd: 1)" if count else "there are none at all")
+            )
+        records = kept
     classes = [MetadataCatalog.get(name).get("thing_classes") for name in names]
     if all(classes):
         check_metadata_consistency("thing_classes", names)
@@ -213,7 +219,7 @@ def _micro_batch_size(cfg: CfgNode) -> int:
     processes, steps = comm.get_world_size(), cfg.SOLVER.ACCUMULATION_STEPS
     size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, processes * steps)
     if rest or size < 1:
-        raise ValueError(
+        raise UserError(
             f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} must be a multiple of "
             f"{processes} processes x SOLVER.ACCUMULATION_STEPS={steps}"
         )
@@ -229,7 +235,7 @@ def _train_sampler(cfg: CfgNode, records: list[dict], seed: int):
             records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         return RepeatFactorTrainingSampler(factors, seed=seed)
-    raise ValueError(
+    raise UserError(
         f"DATALOADER.SAMPLER_TRAIN={name!r} is neither TrainingSampler "
         "nor RepeatFactorTrainingSampler"
     )

@@ -21,29 +21,31 @@ from rankseg_m2f.data.augmentation import (
     resize_and_crop,
     resize_for_test,
 )
-from rankseg_m2f.data.ground_truth import (
+from rankseg_m2f.data.label_augmentation import label_augmentation
+from rankseg_m2f.data.targets import (
     LabelList,
     LabelMasks,
     ObjectList,
     SegmentMap,
-    any_truth,
-    instance_truth,
-    label_truth,
-    panoptic_truth,
-    semantic_truth,
+    any_targets,
+    instance_targets,
+    label_targets,
+    panoptic_targets,
+    semantic_targets,
+    void_label,
 )
-from rankseg_m2f.data.label_augmentation import label_augmentation
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.images import AnnotationError, read_image
 from rankseg_m2f.label_scores import LabelScores, image_roots
 
 # Which annotation a mapper reads, whether it augments by large-scale jitter, and whether what is
 # unseen then stays a target with INPUT.KEEP_UNSEEN_OBJECTS. MULTI_LABEL, for classifiers, is apart.
 MAPPERS = {
-    "mask_former_semantic": (semantic_truth, False, False),
-    "mask_former_panoptic": (panoptic_truth, False, True),
-    "mask_former_instance": (instance_truth, False, True),
-    "coco_instance_lsj": (instance_truth, True, False),
-    "coco_panoptic_lsj": (panoptic_truth, True, True),
+    "mask_former_semantic": (semantic_targets, False, False),
+    "mask_former_panoptic": (panoptic_targets, False, True),
+    "mask_former_instance": (instance_targets, False, True),
+    "coco_instance_lsj": (instance_targets, True, False),
+    "coco_panoptic_lsj": (panoptic_targets, True, True),
 }
 _PADDING_COLOUR = 128
 
@@ -80,7 +82,8 @@ class ClipReader:
     ):
         """
         Args:
-            read_truth: one of `data.ground_truth`; None for images without ground truth.
+            ignore_label: value of unlabelled pixels in the files of label maps.
+            read_truth: one of `data.targets`; None for images without ground truth.
             image_format: "RGB" or "BGR".
             min_side: pad right and bottom to at least this side.
             keep_unseen: objects that augmentation moved out of the image stay, with empty masks.
@@ -131,7 +134,7 @@ class ClipReader:
         """`label_scores` (K,) float32 of an image or of a whole video, where files have them.
 
         Raises:
-            ValueError: they lack this record.
+            UserError: they lack this record.
         """
         if self.label_scores is None:
             return {}
@@ -150,7 +153,7 @@ class ClipReader:
     ) -> tuple[T.TransformList, np.ndarray]:
         """Transforms and the image after them."""
         constrained = self.constrained and truth is not None
-        label_map = truth.label_map(self.ignore_label) if constrained else None
+        label_map = truth.label_map(void_label(self.num_labels)) if constrained else None
         sample = T.AugInput(image, sem_seg=label_map)
         return self.augmentations(sample), sample.image
 
@@ -177,7 +180,7 @@ class ImageMapper(ClipReader):
         Raises:
             ImageReadError: a file is missing or broken.
             AnnotationError: sizes disagree or a label is out of range; the message names the file.
-            ValueError: scores are missing.
+            UserError: scores are missing.
         """
         clip = self.read([record])
         result = {
@@ -210,7 +213,7 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
         dataset: to be read; None: those of DATASETS.TRAIN or DATASETS.TEST.
 
     Raises:
-        ValueError: an unknown mapper, or datasets whose ignore labels differ.
+        UserError: an unknown mapper, or datasets whose ignore labels differ.
     """
     if not is_train:
         return ImageMapper(**evaluation_settings(cfg, dataset))
@@ -220,13 +223,15 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
         return ImageMapper(**label_settings(cfg), **settings)
     if name not in MAPPERS:
         known = ", ".join((*MAPPERS, MULTI_LABEL))
-        raise ValueError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {known}")
+        raise UserError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {known}")
     read_truth, jitter, keeps_unseen = MAPPERS[name]
     augmentations = (
         large_scale_jitter(cfg)
         if jitter
         else resize_and_crop(
-            cfg, settings["ignore_label"], constrain_area=read_truth is not instance_truth
+            cfg,
+            void_label(settings["num_labels"]),
+            constrain_area=read_truth is not instance_targets,
         )
     )
     return ImageMapper(
@@ -240,7 +245,7 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
 
 def label_settings(cfg: CfgNode) -> dict:
     """Arguments of `ClipReader` that make training data of a classifier."""
-    return {"augmentations": label_augmentation(cfg), "read_truth": label_truth}
+    return {"augmentations": label_augmentation(cfg), "read_truth": label_targets}
 
 
 def reader_settings(cfg: CfgNode, names: Sequence[str]) -> dict:
@@ -250,8 +255,8 @@ def reader_settings(cfg: CfgNode, names: Sequence[str]) -> dict:
         names: datasets to be read.
 
     Raises:
-        FileNotFoundError: a file of MODEL.RANKSEG.SCORES does not exist.
-        ValueError: their ignore labels differ, or files of scores do not fit.
+        MissingFileError: a file of MODEL.RANKSEG.SCORES does not exist.
+        UserError: their ignore labels differ, or files of scores do not fit.
     """
     return {
         "image_format": cfg.INPUT.FORMAT,
@@ -268,14 +273,14 @@ def evaluation_settings(cfg: CfgNode, dataset: str | None = None) -> dict:
         dataset: to be read; None: those of DATASETS.TEST.
 
     Raises:
-        ValueError: datasets whose ignore labels differ.
+        UserError: datasets whose ignore labels differ.
     """
     rankseg = cfg.MODEL.RANKSEG
     oracle = rankseg.USE_GT or rankseg.USE_GT_EVAL
     return {
         **reader_settings(cfg, cfg.DATASETS.TEST if dataset is None else (dataset,)),
         "augmentations": resize_for_test(cfg),
-        "read_truth": any_truth if oracle else None,
+        "read_truth": any_targets if oracle else None,
     }
 
 
@@ -292,7 +297,7 @@ def _label_scores(cfg: CfgNode, names: Sequence[str]) -> LabelScores | None:
 def _ignore_label(names: Sequence[str]) -> int:
     found = {name: MetadataCatalog.get(name).get("ignore_label", 255) for name in names}
     if len(set(found.values())) > 1:
-        raise ValueError(f"datasets with different ignore labels cannot be mixed: {found}")
+        raise UserError(f"datasets with different ignore labels cannot be mixed: {found}")
     return next(iter(found.values()), 255)
 
 

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from rankseg_m2f.data.augmentation import colour_jitter, crop, flip
+from rankseg_m2f.errors import UserError
 
 
 def clip_augmentation(
@@ -25,12 +26,12 @@ def clip_augmentation(
         constrain_area: see `data.augmentation.crop`; looks at the first frame alone.
 
     Raises:
-        ValueError: an unknown name in INPUT.AUGMENTATIONS.
+        UserError: an unknown name in INPUT.AUGMENTATIONS.
     """
     node = cfg.INPUT
     unknown = sorted(set(node.AUGMENTATIONS) - set(OPTIONS))
     if unknown:
-        raise ValueError(f"INPUT.AUGMENTATIONS: {unknown[0]!r} is none of {', '.join(OPTIONS)}")
+        raise UserError(f"INPUT.AUGMENTATIONS: {unknown[0]!r} is none of {', '.join(OPTIONS)}")
     sampling = node.MIN_SIZE_TRAIN_SAMPLING.removesuffix("_by_clip")
     return [
         *crop(cfg, ignore_label, constrain_area),

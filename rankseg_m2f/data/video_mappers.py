@@ -9,7 +9,6 @@ from detectron2.data import MetadataCatalog
 
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.frames import sample_interval_frames, sample_training_frames
-from rankseg_m2f.data.ground_truth import aligned, any_truth
 from rankseg_m2f.data.mappers import (
     ClipReader,
     as_instances,
@@ -17,6 +16,7 @@ from rankseg_m2f.data.mappers import (
     label_settings,
     reader_settings,
 )
+from rankseg_m2f.data.targets import aligned, any_targets, void_label
 from rankseg_m2f.data.video_augmentation import clip_augmentation
 from rankseg_m2f.images import AnnotationError
 
@@ -97,7 +97,7 @@ def build_video_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None)
         dataset: to be read; None: those of DATASETS.TRAIN or DATASETS.TEST.
 
     Raises:
-        ValueError: an unknown augmentation, or datasets whose ignore labels differ.
+        UserError: an unknown augmentation, or datasets whose ignore labels differ.
     """
     if not is_train:
         return ClipMapper(**evaluation_settings(cfg, dataset))
@@ -109,8 +109,10 @@ def build_video_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None)
     label_maps = all(MetadataCatalog.get(name).get("stuff_classes") for name in names)
     return ClipMapper(
         choose_frames=_frame_sampler(cfg),
-        augmentations=clip_augmentation(cfg, settings["ignore_label"], constrain_area=label_maps),
-        read_truth=any_truth,
+        augmentations=clip_augmentation(
+            cfg, void_label(settings["num_labels"]), constrain_area=label_maps
+        ),
+        read_truth=any_targets,
         min_side=cfg.INPUT.SIZE_DIVISIBILITY,
         **settings,
     )

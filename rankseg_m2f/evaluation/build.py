@@ -37,8 +37,8 @@ SWITCHES = {
     VideoSemanticEvaluator: "SEMANTIC_ON",
     VideoInstanceEvaluator: "INSTANCE_ON",
 }
-# Those that read annotations in a way of their own.
-WITHOUT_TRUTH = (InstanceEvaluator, VideoInstanceEvaluator)
+# Those that read a file of their own, and compare nothing.
+WITHOUT_TRUTH = (VideoInstanceEvaluator,)
 
 
 def build_evaluator(

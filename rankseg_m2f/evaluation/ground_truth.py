@@ -9,10 +9,13 @@ from functools import lru_cache
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from rankseg_m2f.images import AnnotationError, label_ids, read_label_map, read_panoptic_map
+from rankseg_m2f.annotations import record as annotations
+from rankseg_m2f.annotations.record import UNLABELLED, decode_labels
+from rankseg_m2f.errors import UserError
+from rankseg_m2f.images import AnnotationError, read_label_map
 from rankseg_m2f.label_scores import image_roots, record_key
 
-IGNORED = -1
+IGNORED = UNLABELLED
 
 
 class GroundTruth:
@@ -38,19 +41,19 @@ class GroundTruth:
                 `ignore_label` (default 255).
 
         Raises:
-            ValueError: no records, or no label names.
+            UserError: no records, or no label names.
         """
         names = (metadata.get(k) for k in ("label_names", "stuff_classes", "thing_classes"))
         self.name = name
         self._image_roots = image_roots(metadata)
         self.label_names = next((list(n) for n in names if n), None)
         if self.label_names is None:
-            raise ValueError(
+            raise UserError(
                 f"dataset {name!r} names no labels: set label_names, stuff_classes or "
                 "thing_classes in its metadata"
             )
         if not records:
-            raise ValueError(f"dataset {name!r} has no images")
+            raise UserError(f"dataset {name!r} has no images")
         self.thing_ids = set((metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
         maps = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name"}
         self.has_maps = bool(maps & set(records[0]))
@@ -116,42 +119,33 @@ class GroundTruth:
             pixels = np.bincount(label_map[label_map != IGNORED], minlength=self.num_labels)
             present = pixels.nonzero()[0]
             return present, pixels[present]
-        annotations = self._record(file_name).get("annotations", [])
-        present = np.unique(np.array([a["category_id"] for a in annotations], dtype=np.int64))
+        objects = self._record(file_name).get("annotations", [])
+        present = np.unique(np.array([a["category_id"] for a in objects], dtype=np.int64))
         return present, np.zeros_like(present)
 
     def _label_map(self, file_name: str) -> np.ndarray:
         """(H, W) int32 label ids, IGNORED where there is none."""
         record = self._record(file_name)
         if "sem_seg_file_name" not in record:
-            return self._label_map_of_segments(file_name)
-        path = record["sem_seg_file_name"]
-        label_map = self._labels_of(read_label_map(path))
+            return annotations.labels_of_segments(*self.segments(file_name))
+        # The dataset's offset serves records that have none of their own.
+        record = {"label_offset": self.label_offset, **record}
+        label_map = annotations.label_map(record, self._ignore_label)
         if label_map.max(initial=IGNORED) >= self.num_labels:
             raise AnnotationError(
-                f"ground truth {path} has label {label_map.max()}, but dataset {self.name!r} has "
-                f"{self.num_labels} labels and ignores {self._ignore_label}"
+                f"ground truth {record['sem_seg_file_name']} has label {label_map.max()}, but "
+                f"dataset {self.name!r} has {self.num_labels} labels and ignores {self._ignore_label}"
             )
         return label_map
-
-    def _labels_of(self, values: np.ndarray) -> np.ndarray:
-        return label_ids(values, self._ignore_label, self.label_offset, unlabelled=IGNORED)
-
-    def _label_map_of_segments(self, file_name: str) -> np.ndarray:
-        segment_map, segments = self.segments(file_name)
-        ids, index = np.unique(segment_map, return_inverse=True)
-        label_of = {s["id"]: s["category_id"] for s in segments}
-        labels = np.array([label_of.get(i, IGNORED) for i in ids.tolist()], dtype=np.int32)
-        return labels[index].reshape(segment_map.shape)
 
     def _segments(self, file_name: str) -> tuple[np.ndarray, list[dict]]:
         """(H, W) int32 segment ids, 0 for none; and M dicts with id, category_id, iscrowd."""
         record = self._record(file_name)
         if "pan_seg_file_name" not in record:
-            raise ValueError(
+            raise UserError(
                 f"dataset {self.name!r} has no panoptic PNG (pan_seg_file_name) for {file_name}"
             )
-        return read_panoptic_map(record["pan_seg_file_name"]), record["segments_info"]
+        return annotations.segments(record)
 
     def _record(self, key: str) -> dict:
         try:
@@ -178,7 +172,7 @@ class VideoTruth(GroundTruth):
             metadata: as for images, but in label maps whatever is no label is ignored.
 
         Raises:
-            ValueError: as for images, or two clips share a frame.
+            UserError: as for images, or two clips share a frame.
         """
         super().__init__(name, records, metadata)
         self.clips: dict[str, list[str]] = {}
@@ -213,7 +207,7 @@ class VideoTruth(GroundTruth):
     def label_maps(self, key: str) -> Iterator[np.ndarray]:
         """(H, W) int32 of each frame: label ids, IGNORED where there is none."""
         for values in self.maps(key):
-            label_map = self._labels_of(values)
+            label_map = decode_labels(values, self._ignore_label, self.label_offset)
             yield np.where(label_map < self.num_labels, label_map, IGNORED)
 
     def labels(self, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -233,8 +227,10 @@ class VideoTruth(GroundTruth):
         paths = self._record(key)["sem_seg_file_names"]
         maps = [read_label_map(path) for path in paths]
         for path, values in zip(paths, maps, strict=True):
+            if values.min(initial=0) < 0:
+                raise AnnotationError(f"ground truth {path} has the negative value {values.min()}")
             if values.shape != maps[0].shape:
-                raise ValueError(
+                raise AnnotationError(
                     f"ground truth {path} is {values.shape}, but {paths[0]} of the same clip is "
                     f"{maps[0].shape}; frames of a video need one size"
                 )
@@ -247,6 +243,6 @@ class VideoTruth(GroundTruth):
             key = self.key(record)
             for path in record["file_names"]:
                 if seen.setdefault(path, key) != key:
-                    raise ValueError(
+                    raise UserError(
                         f"dataset {self.name!r}: {path} is in the clips {seen[path]} and {key}"
                     )

@@ -15,6 +15,7 @@ import numpy as np
 from detectron2.utils import comm
 from PIL import Image
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.streaming import (
@@ -59,11 +60,11 @@ class VideoSemanticEvaluator(SemanticEvaluator):
                 own label maps.
 
         Raises:
-            ValueError: `dump` without a folder.
+            UserError: `dump` without a folder.
         """
         super().__init__(name, output_dir, truth)
         if dump and self.output_dir is None:
-            raise ValueError(
+            raise UserError(
                 "predictions can only be dumped (TEST.DUMP_PREDICTIONS) into a folder: "
                 "give output_dir"
             )
@@ -275,7 +276,7 @@ def _frames(images: dict[str, Statistics], keys: list[str], field: str) -> Itera
         for label_map in unpack(images[key][field]):
             size = size or label_map.shape
             if label_map.shape != size:
-                raise ValueError(
+                raise UserError(
                     f"{key}: frames are {label_map.shape}, but {size} in {keys[0]}; frames of a "
                     "video need one size"
                 )

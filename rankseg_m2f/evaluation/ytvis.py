@@ -22,6 +22,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from rankseg_m2f.annotations.coco import VIDEOS
+from rankseg_m2f.annotations.findings import Findings
+from rankseg_m2f.annotations.objects import objects_of_dataset
+from rankseg_m2f.annotations.outlines import checked_outlines, to_rle
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.matches import MatchJudge, matches
 from rankseg_m2f.evaluation.streaming import merged, percent_of, save_statistics
 from rankseg_m2f.files import replacing
@@ -58,6 +63,9 @@ class VideoInstanceEvaluator(DatasetEvaluator):
                 thing_dataset_id_to_contiguous_id.
             output_dir: where predictions and `per_image_instance_{name}.npz` are written; None:
                 nowhere.
+
+        Raises:
+            UserError: json_file cannot be read, or is of other categories; names the file.
         """
         metadata = MetadataCatalog.get(name)
         self.name = name
@@ -65,6 +73,10 @@ class VideoInstanceEvaluator(DatasetEvaluator):
         self.json_file = metadata.json_file
         ids = metadata.thing_dataset_id_to_contiguous_id
         self._dataset_id = {contiguous: dataset for dataset, contiguous in ids.items()}
+        findings = Findings()
+        objects = objects_of_dataset(metadata, VIDEOS, findings)
+        findings.raise_errors()
+        self._truth = objects.tracks()
         self.reset()
 
     def reset(self) -> None:
@@ -101,11 +113,10 @@ class VideoInstanceEvaluator(DatasetEvaluator):
         results = [result for found in videos.values() for result in found]
         if self.output_dir is not None:
             write_submission(self.output_dir / SUBMISSION, results)
-        truth = json.loads(Path(self.json_file).read_text(encoding="utf-8"))
-        if not truth.get("annotations"):
+        if not self._truth["annotations"]:
             logger.info("%s has no annotations: no AP", self.json_file)
             return {}
-        evaluation = match_tracks(truth, results, videos)
+        evaluation = match_tracks(self._truth, results, videos)
         if self.output_dir is not None:
             path = self.output_dir / f"per_image_{MatchJudge.kind}_{self.name}.npz"
             save_statistics(path, matches(evaluation, evaluation.names))
@@ -161,22 +172,25 @@ def match_tracks(
     """Match tracks to those of the truth, by the official YouTube-VIS rules.
 
     Args:
-        truth: content of an annotation file.
+        truth: videos, categories and annotations, as in an annotation file.
         results: dicts with video_id, category_id, score, segmentations (T RLE or None).
         video_ids: videos to judge; None: all of `truth`.
 
     Raises:
-        ValueError: a video that `truth` does not have, or a track with more or fewer frames.
+        UserError: a video that `truth` does not have, or a true track that does not fit its video.
+        ValueError: a predicted one that does not.
     """
     videos = {video["id"]: video for video in truth["videos"]}
     video_ids = sorted(videos if video_ids is None else video_ids)
     unknown = {*video_ids, *(result["video_id"] for result in results)} - set(videos)
     if unknown:
-        raise ValueError(f"videos {sorted(unknown)} are not in the annotations")
+        raise UserError(f"videos {sorted(unknown)} are not in the annotations")
     # pycocotools prints its progress and a table; the engine logs the same numbers.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = TrackEvaluation(
-            Tracks(videos, truth["categories"], truth["annotations"]),
+            Tracks(
+                videos, truth["categories"], [_checked(t, videos) for t in truth["annotations"]]
+            ),
             Tracks(videos, truth["categories"], results),
         )
         evaluation.params.imgIds = video_ids
@@ -289,29 +303,42 @@ def track_iou(first: Sequence[dict | None], second: Sequence[dict | None]) -> fl
     return common / either if either else 0.0
 
 
+def _checked(track: dict, videos: dict[int, dict]) -> dict:
+    """A true track with a compressed RLE per frame, whichever form the file has."""
+    video = videos[track["video_id"]]
+    names, masks = video["file_names"], list(track["segmentations"])
+    _check_length(track, video)
+    size = video["height"], video["width"]
+    seen = [i for i, mask in enumerate(masks) if mask]
+    kept, reasons = checked_outlines([masks[i] for i in seen], [size] * len(seen))
+    for place in sorted(reasons):
+        name = names[seen[place]]
+        raise UserError(f"a track of video {video['id']}, {name}: {reasons[place][0]}")
+    masks = [None] * len(masks)
+    for i, outline in zip(seen, kept, strict=True):
+        masks[i] = to_rle(outline, size)
+    return {**track, "segmentations": masks}
+
+
 def _track_masks(track: dict, video: dict) -> list[dict | None]:
-    """A compressed RLE per frame, from whichever form the file has; None where not seen."""
+    """The compressed RLE of each frame; None where not seen."""
+    _check_length(track, video)
     size = [video["height"], video["width"]]
+    masks = [mask or None for mask in track["segmentations"]]
+    for name, mask in zip(video["file_names"], masks, strict=True):
+        # pycocotools would find no overlap between masks of different size.
+        if mask is not None and list(mask["size"]) != size:
+            raise ValueError(f"a mask of {name} is {list(mask['size'])}, but the video is {size}")
+    return masks
+
+
+def _check_length(track: dict, video: dict) -> None:
     names = video["file_names"]
     if len(track["segmentations"]) != len(names):
-        raise ValueError(
+        raise UserError(
             f"a track of video {video['id']} ({names[0]} ...) has "
             f"{len(track['segmentations'])} frames, the video has {len(names)}"
         )
-    masks = []
-    for name, mask in zip(names, track["segmentations"], strict=True):
-        if not mask:
-            masks.append(None)
-            continue
-        if isinstance(mask, list):
-            mask = coco_mask.merge(coco_mask.frPyObjects(mask, *size))
-        elif isinstance(mask["counts"], list):
-            mask = coco_mask.frPyObjects(mask, *size)
-        # pycocotools would find no overlap between masks of different size.
-        if list(mask["size"]) != size:
-            raise ValueError(f"a mask of {name} is {list(mask['size'])}, but the video is {size}")
-        masks.append(mask)
-    return masks
 
 
 def _to_rle(masks: Tensor | Sequence[dict | None]) -> list[dict | None]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
-from rankseg_m2f.data.datasets.checks import missing_files, raise_incomplete
+from rankseg_m2f.annotations.findings import AnnotationSource, Findings
+from rankseg_m2f.annotations.folders import missing_files
 from rankseg_m2f.data.datasets.register import (
     Replaceable,
     forget,
@@ -22,6 +23,7 @@ from rankseg_m2f.data.datasets.register import (
     register_semantic_folder,
 )
 from rankseg_m2f.data.datasets.video import register_vspw, register_ytvis
+from rankseg_m2f.errors import MissingFileError, UserError
 
 logger = logging.getLogger(__name__)
 _FILES = ("file_name", "sem_seg_file_name", "pan_seg_file_name")
@@ -290,48 +292,60 @@ LAYOUTS = (
 )
 
 
-@dataclass(frozen=True)
-class Prepared(Replaceable):
+class Prepared(AnnotationSource, Replaceable):
     """Loads the records of an official dataset, or says what is missing.
 
     Attributes:
-        name: the dataset's.
         arguments: it is registered with.
         needs: files and folders without which there is nothing to load.
         advice: what to do if they are missing.
-        load: makes the records.
+        source: makes the records.
     """
 
-    name: str
-    arguments: dict
-    needs: list[Path]
-    advice: str
-    load: Callable[[], list[dict]]
+    def __init__(self, source: AnnotationSource, arguments: dict, needs: list[Path], advice: str):
+        super().__init__(source.name, source.load, source.title)
+        self.arguments = arguments
+        self.needs = needs
+        self.advice = advice
+        self.source = source
 
     def check(self) -> None:
-        """Raise a FileNotFoundError unless all of `needs` is there; fast."""
+        """Raise a MissingFileError unless all of `needs` is there; fast."""
         missing = [str(path) for path in self.needs if not path.exists()]
         if missing:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"dataset {self.name!r} lacks {', '.join(missing)}: {self.advice}"
             )
+
+    def read(self) -> tuple[list[dict], Findings]:
+        """Also finds files missing that records name.
+
+        Raises:
+            MissingFileError: the dataset is not there or not prepared.
+            UserError: annotations that cannot be read at all.
+        """
+        self.check()
+        try:
+            records, findings = self.source.read()
+        except UserError as error:
+            raise type(error)(f"{error}; {self.advice}") from error
+        listed = [record[key] for record in records for key in _FILES if key in record]
+        findings.errors += missing_files(listed)
+        return records, findings
 
     def __call__(self) -> list[dict]:
         """The records, all files of which exist.
 
         Raises:
-            FileNotFoundError: the dataset is not there or not prepared.
-            ValueError: some of its files are missing, or annotations are unsound.
+            MissingFileError: the dataset is not there or not prepared.
+            UserError: some of its files are missing, or annotations are unsound.
         """
-        self.check()
+        records, findings = self.read()
         try:
-            records = self.load()
-            listed = [record[key] for record in records for key in _FILES if key in record]
-            raise_incomplete(self.name, missing_files(listed))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; {self.advice}") from error
-        except ValueError as error:
-            raise ValueError(f"{error}; {self.advice}") from error
+            findings.raise_errors(f"dataset {self.name!r} is incomplete: ")
+        except UserError as error:
+            raise UserError(f"{error}; {self.advice}") from error
+        findings.log_problems(self.name)
         return records
 
 
@@ -356,7 +370,7 @@ def register_official(root: Path) -> list[str]:
 
 
 def check_prepared(name: str) -> None:
-    """Raise a FileNotFoundError if `name` is an official dataset that is not there; fast."""
+    """Raise a MissingFileError if `name` is an official dataset that is not there; fast."""
     load = DatasetCatalog.data.get(name)
     if isinstance(load, Prepared):
         load.check()
@@ -380,7 +394,7 @@ def readiness(root: Path) -> dict[str, tuple[list[str], str]]:
 def _is_there(name: str) -> bool:
     try:
         check_prepared(name)
-    except FileNotFoundError:
+    except MissingFileError:
         return False
     return True
 
@@ -407,7 +421,7 @@ def _register(name: str, layout: Layout, root: Path, words: dict[str, str]) -> N
         f"python datasets/{layout.script}"
     )
     needs = [place for places in paths.values() for place in places]
-    DatasetCatalog[name] = Prepared(name, arguments, needs, advice, DatasetCatalog.pop(name))
+    DatasetCatalog[name] = Prepared(DatasetCatalog.pop(name), arguments, needs, advice)
 
 
 def _places(base: Path, place: str | tuple[str, ...] | list[str], words: dict) -> list[Path]:

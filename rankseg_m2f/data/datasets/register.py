@@ -10,16 +10,21 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from rankseg_m2f.annotations.categories import sound_categories
+from rankseg_m2f.annotations.coco import IMAGES, Kind, read_coco
+from rankseg_m2f.annotations.findings import AnnotationSource
+from rankseg_m2f.annotations.label_folders import load_semantic
+from rankseg_m2f.annotations.objects import load_objects
+from rankseg_m2f.annotations.panoptic import load_panoptic
 from rankseg_m2f.data.categories import read_categories
-from rankseg_m2f.data.datasets.checks import (
+from rankseg_m2f.data.datasets.arguments import (
     check_classes,
     check_colours,
     check_count,
     check_ignore_label,
-    coco_categories,
     existing_file,
 )
-from rankseg_m2f.data.datasets.records import load_instances, load_panoptic, load_semantic
+from rankseg_m2f.errors import UserError
 
 
 def register_coco_panoptic(
@@ -64,11 +69,18 @@ def register_coco_panoptic(
     instances = None if instances_json is None else str(existing_file(instances_json, name))
     # Only label maps hold the ignore label: panoptic PNGs have ids of their own.
     check_ignore_label(ignore_label, 0 if semantic_root is None else len(categories), name)
-    folders = Path(image_root), Path(panoptic_root), semantic_root and Path(semantic_root)
-    endings = None if image_ending is None else (image_ending, label_ending)
+    load = partial(
+        load_panoptic,
+        path=Path(panoptic_json),
+        images=Path(image_root),
+        segments=Path(panoptic_root),
+        semantic=semantic_root and Path(semantic_root),
+        names=names,
+        endings=None if image_ending is None else (image_ending, label_ending),
+    )
     add_dataset(
         name,
-        partial(load_panoptic, Path(panoptic_json), *folders, names, endings),
+        AnnotationSource(name, load),
         evaluator_type=evaluator_type,
         **stuff_metadata(categories),
         **_things([c for c in categories if c.get("isthing", 1)], list(names)),
@@ -97,18 +109,21 @@ def register_semantic_folder(
     label_ending: str | None = None,
     evaluator_type: str = "sem_seg",
 ) -> None:
-    """Register a folder of images and one of label maps (PNG or TIFF) of the same relative names.
+    """Register a folder of images and one of label maps (PNG, BMP or TIFF) of the same relative
+    names.
 
     Args:
         image_root: the folder of images; from Python there may be several.
         classes: K different names; pixel value i + label_offset means classes[i].
-        ignore_label: pixel value of ignored pixels; so are values below `label_offset`.
+        ignore_label: pixel value of ignored pixels, in the files; so are values below
+            `label_offset`, so that 0 may be the one and `label_offset` 1.
         colours: K RGB triples; None: made up.
         table: of `data/categories`, in place of `classes` and `colours`.
-        split_file: a text of relative names without endings, one per line; None: all images.
+        split_file: a text of relative names, one per line, with or without endings; None: all
+            images.
         labelled_only: leave out images without label map.
         image_ending: of the images' names, such as "_photo.png"; None: that of any image.
-        label_ending: of the label maps' names; None: .png, .tif or .tiff.
+        label_ending: of the label maps' names; None: .png, .bmp, .tif or .tiff.
         evaluator_type: key of `EVALUATORS` in evaluation/build.py.
 
     Raises:
@@ -117,16 +132,23 @@ def register_semantic_folder(
     """
     categories = named_categories(name, classes, table)
     check_count("label_offset", label_offset, name)
-    # Neither the files' values nor the labels made of them may mean two things.
-    check_ignore_label(ignore_label, len(categories) + label_offset, name)
+    check_ignore_label(ignore_label, len(categories), name, label_offset)
     if colours is not None:
         check_colours(colours, len(categories), name)
         categories = [dict(c, color=rgb) for c, rgb in zip(categories, colours, strict=True)]
     options = {"image_ending": image_ending, "label_ending": label_ending}
     options |= {"split_file": split_file, "labelled_only": labelled_only}
+    load = partial(
+        load_semantic,
+        name=name,
+        image_root=image_root,
+        label_root=label_root,
+        label_offset=label_offset,
+        **options,
+    )
     add_dataset(
         name,
-        partial(load_semantic, name, image_root, label_root, label_offset=label_offset, **options),
+        AnnotationSource(name, load, f"dataset {name!r} is incomplete: "),
         evaluator_type=evaluator_type,
         **stuff_metadata(categories),
         ignore_label=ignore_label,
@@ -159,7 +181,7 @@ def register_coco_instances(
         ValueError: a json without sound categories, or a name registered with other arguments.
             Loading raises it for images or annotations that lack a key.
     """
-    add_objects(name, evaluator_type, image_root, instances_json, load_instances, table)
+    add_objects(name, evaluator_type, image_root, instances_json, IMAGES, table)
 
 
 def add_objects(
@@ -167,21 +189,20 @@ def add_objects(
     evaluator_type: str,
     image_root: str,
     instances_json: str,
-    load: Callable[[str, Path, Path, dict[int, str]], list[dict]],
+    kind: Kind,
     table: str | None,
 ) -> None:
-    """Register objects of images or of videos, labels by ascending category id.
-
-    Args:
-        load: makes the records from name, json, `image_root` and {category id: name}.
-    """
+    """Register objects of images or of videos, labels by ascending category id."""
     categories = sorted(_categories(instances_json, name, table), key=lambda c: c["id"])
     if table is not None:
         categories = [c for c in categories if c["isthing"]]
     names = {c["id"]: c["name"] for c in categories}
+    load = partial(
+        load_objects, path=Path(instances_json), root=Path(image_root), kind=kind, names=names
+    )
     add_dataset(
         name,
-        lambda: load(name, Path(instances_json), Path(image_root), names),
+        AnnotationSource(name, load),
         evaluator_type=evaluator_type,
         label_names=list(names.values()),
         **_things(categories, list(names)),
@@ -197,20 +218,21 @@ def named_categories(name: str, classes: Sequence[str] | None, table: str | None
         check_classes(classes, name)
         return [{"name": c} for c in classes]
     if classes is not None:
-        raise ValueError(f"dataset {name!r} has both classes and a table; give one of them")
+        raise UserError(f"dataset {name!r} has both classes and a table; give one of them")
     return _table(table, name)
 
 
 def _categories(path: str, name: str, table: str | None) -> list[dict]:
     """Those of a table of ours, else of a json, which then must exist."""
     if table is None:
-        return coco_categories(existing_file(path, name), name)
+        path = existing_file(path, name)
+        return sound_categories(path, read_coco(path, "categories")["categories"])
     return _table(table, name)
 
 
 def _table(table: str, name: str) -> list[dict]:
     if not isinstance(table, str):
-        raise ValueError(f"dataset {name!r}: table={table!r} is no name of a table")
+        raise UserError(f"dataset {name!r}: table={table!r} is not the name of a table")
     return list(read_categories(table))
 
 
@@ -253,7 +275,7 @@ def add_dataset(name: str, load: Callable[[], list[dict]], **metadata) -> None:
         changed = [k for k, v in metadata.items() if known.get(k) != v]
         if not changed:
             return
-        raise ValueError(
+        raise UserError(
             f"dataset {name!r} is registered already with other {', '.join(changed)}; "
             "choose another name"
         )

@@ -1,6 +1,5 @@
 """The built-in scenes of datasets/make_scenes.py under the name of their folder."""
 
-import json
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
@@ -10,6 +9,8 @@ from rankseg_m2f.data.datasets.register import (
     register_coco_panoptic,
     register_semantic_folder,
 )
+from rankseg_m2f.errors import UserError
+from rankseg_m2f.files import read_json
 
 SPLITS = ("train", "val")
 # Their folders below that of all datasets: other settings lie beside the standard, as scenes_150.
@@ -67,9 +68,9 @@ def register_scenes(root: str | Path) -> list[str]:
 
 def _ignore_label(finished: Path) -> int:
     try:
-        return int(json.loads(finished.read_text(encoding="utf-8"))["ignore_label"])
+        return int(read_json(finished)["ignore_label"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{finished} has no ignore_label; make the scenes again with "
             "datasets/make_scenes.py --force"
         ) from error

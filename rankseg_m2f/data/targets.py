@@ -1,4 +1,4 @@
-"""Ground truth of one image, whatever its source: labels and masks that follow the pixels.
+"""What a model learns of one image: labels and masks that follow the pixels through augmentation.
 
 Shapes: N objects, H, W image size, h, w size after augmentation.
 """
@@ -9,9 +9,11 @@ import numpy as np
 from detectron2.data.transforms import Transform
 from pycocotools import mask as mask_util
 
-from rankseg_m2f.images import AnnotationError, label_ids, read_label_map, read_panoptic_map
+from rankseg_m2f.annotations import record as annotations
+from rankseg_m2f.annotations.record import UNLABELLED
+from rankseg_m2f.images import AnnotationError
 
-# Transforms fill padding of label maps with 255 in each byte.
+# Transforms fill padding of label maps with 255 in each byte, which is a segment's id, too.
 _PADDING = 0xFFFFFF
 
 
@@ -20,7 +22,7 @@ class SegmentMap:
     """One segment per pixel, as in semantic and panoptic datasets.
 
     Attributes:
-        ids: (H, W) segment ids in [0, 2^24 - 1).
+        ids: (H, W) segment ids below 2^24; UNLABELLED for none.
         labels: label of each segment id; pixels of other ids are unlabelled.
         path: of the file that they were read from.
     """
@@ -113,6 +115,11 @@ class LabelList:
         return None
 
 
+def void_label(num_labels: int) -> int:
+    """What unlabelled pixels are in label maps that augmentation looks at; never a label."""
+    return 255 if num_labels <= 255 else 65535
+
+
 @dataclass
 class LabelMasks:
     """What an image shows: N labels, (N, h, w) bool masks and N ids (-1: not visible)."""
@@ -148,81 +155,72 @@ def aligned(frames: list[LabelMasks]) -> list[LabelMasks]:
     return clip
 
 
-def semantic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
+def semantic_targets(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
     """From a label map (`sem_seg_file_name`) of labels plus `label_offset` (default 0).
 
-    Pixels of `ignore_label` or of less than the offset are unlabelled.
+    Args:
+        ignore_label: value of unlabelled pixels in the file; so is what is less than the offset.
 
     Raises:
-        AnnotationError: another label outside [0, num_labels), naming the file.
+        AnnotationError: a label that is not below `num_labels`, naming the file.
     """
-    path = _source(record, "sem_seg_file_name")
-    ids = read_label_map(path)
-    if offset := record.get("label_offset", 0):
-        ids = label_ids(ids, ignore_label, offset, unlabelled=ignore_label)
-    labels = [i for i in np.unique(ids).tolist() if i != ignore_label]
+    ids = annotations.label_map(record, ignore_label)
+    labels = [i for i in np.unique(ids).tolist() if i != UNLABELLED]
+    path = record["sem_seg_file_name"]
     _check_labels(labels, num_labels, path)
     return SegmentMap(ids, {i: i for i in labels}, path)
 
 
-def panoptic_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
+def panoptic_targets(record: dict, ignore_label: int, num_labels: int) -> SegmentMap:
     """From a panoptic PNG (`pan_seg_file_name`) and its `segments_info`; crowds are left out.
 
     Raises:
-        AnnotationError: a label outside [0, num_labels), naming the file.
+        AnnotationError: a label that is not below `num_labels`, naming the file.
     """
-    path = _source(record, "pan_seg_file_name")
-    segments = {
-        s["id"]: s["category_id"] for s in record["segments_info"] if not s.get("iscrowd", 0)
-    }
-    _check_labels(segments.values(), num_labels, path)
-    return SegmentMap(read_panoptic_map(path), segments, path)
+    ids, segments = annotations.segments(record)
+    labels = {s["id"]: s["category_id"] for s in segments if not s.get("iscrowd", 0)}
+    path = record["pan_seg_file_name"]
+    _check_labels(labels.values(), num_labels, path)
+    return SegmentMap(ids, labels, path)
 
 
-def instance_truth(record: dict, ignore_label: int, num_labels: int) -> ObjectList:
+def instance_targets(record: dict, ignore_label: int, num_labels: int) -> ObjectList:
     """From COCO instance annotations; crowds are left out.
 
     Raises:
-        AnnotationError: a label outside [0, num_labels), naming the file.
+        AnnotationError: a label that is not below `num_labels`, naming the file.
     """
-    objects = [
-        a
-        for a in _source(record, "annotations")
-        if not a.get("iscrowd", 0) and a.get("segmentation")
-    ]
+    objects = [a for a in annotations.objects(record) if not a.get("iscrowd", 0)]
     labels = [a["category_id"] for a in objects]
     _check_labels(labels, num_labels, record["file_name"])
     ids = [a.get("id", number) for number, a in enumerate(objects)]
     return ObjectList(labels, [a["segmentation"] for a in objects], ids)
 
 
-def label_truth(record: dict, ignore_label: int, num_labels: int) -> LabelList:
+def label_targets(record: dict, ignore_label: int, num_labels: int) -> LabelList:
     """The labels a whole image shows, crowds included as in evaluation; whatever the source.
 
     No image of annotations is read where the record lists what it shows.
 
     Raises:
-        AnnotationError: a label outside [0, num_labels), naming the file.
+        AnnotationError: a label that is not below `num_labels`, naming the file.
     """
-    if "segments_info" in record:
-        labels = {s["category_id"] for s in record["segments_info"]}
-    elif "sem_seg_file_name" in record:
-        labels = semantic_truth(record, ignore_label, num_labels).labels
-    else:
-        labels = {a["category_id"] for a in _source(record, "annotations")}
+    labels = annotations.listed_labels(record)
+    if labels is None:
+        labels = semantic_targets(record, ignore_label, num_labels).labels
     _check_labels(labels, num_labels, record["file_name"])
     return LabelList(sorted(labels))
 
 
 # First the form that says most.
 _SOURCES = {
-    "pan_seg_file_name": panoptic_truth,
-    "sem_seg_file_name": semantic_truth,
-    "annotations": instance_truth,
+    "pan_seg_file_name": panoptic_targets,
+    "sem_seg_file_name": semantic_targets,
+    "annotations": instance_targets,
 }
 
 
-def any_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap | ObjectList:
+def any_targets(record: dict, ignore_label: int, num_labels: int) -> SegmentMap | ObjectList:
     """From whichever annotation the record has.
 
     Raises:
@@ -235,25 +233,26 @@ def any_truth(record: dict, ignore_label: int, num_labels: int) -> SegmentMap | 
 
 
 def transform_ids(ids: np.ndarray, transforms: Transform) -> np.ndarray:
-    """An (H, W) map of ids below 2^24 - 1 after `transforms`, -1 where they padded.
+    """An (H, W) map of ids from -1 (UNLABELLED) to 2^24 - 1 after `transforms`, -1 where they pad.
 
     Ids travel as the three bytes of a colour: transforms resize bytes by nearest neighbour with
     the same pixel centres as the image, and would shift wider types by half a pixel.
     """
     wide = ids.astype(np.int32)
+    white = wide == _PADDING
+    stand_in = _unused(wide) if white.any() else _PADDING
+    wide = np.where(white, stand_in, wide)
     packed = np.stack([wide & 255, wide >> 8 & 255, wide >> 16 & 255], axis=2).astype(np.uint8)
     moved = np.asarray(transforms.apply_segmentation(packed)).astype(np.int32)
     moved = moved[:, :, 0] + (moved[:, :, 1] << 8) + (moved[:, :, 2] << 16)
-    return np.where(moved == _PADDING, -1, moved)
+    padded, white = moved == _PADDING, moved == stand_in
+    return np.where(padded, UNLABELLED, np.where(white, _PADDING, moved))
 
 
-def _source(record: dict, key: str):
-    if key not in record:
-        raise AnnotationError(
-            f"{record['file_name']} has no {key!r}: this dataset does not fit "
-            "INPUT.DATASET_MAPPER_NAME"
-        )
-    return record[key]
+def _unused(ids: np.ndarray) -> int:
+    """The smallest id that a map does not have."""
+    used = set(np.unique(ids).tolist())
+    return next(i for i in range(len(used) + 1) if i not in used)
 
 
 def _check_labels(labels, num_labels: int, path: str) -> None:
