@@ -18,12 +18,16 @@ cases = Cases()
 BOTH = ObjectImages, ObjectVideos
 
 
-def rle(change):
-    """Spoils the run lengths of object 2."""
+def rle(change, readable=False):
+    """Spoils the run lengths of object 2; `readable`: a reader may understand them."""
 
     def spoil(made):
         made.each_outline(compressed)
         made.set_outline(2, change(made.mask(2)))
+        if readable:
+            made.left_out = 2
+        else:
+            made.drop(2)
         return [made.named(2)]
 
     return spoil
@@ -87,7 +91,7 @@ def rle_of_no_pixel(made):
 
 
 cases.add_table(
-    REFUSED,
+    REPORTED,
     {
         "rle_bytes_as_text": rle(lambda m: {"size": [*SIZE], "counts": f"{_bytes(m)!r}"}),
         "rle_garbage": counts("Hello, World! \u00e9\u4e2d"),
@@ -119,17 +123,20 @@ cases.add_table(
     EITHER,
     {
         "rle_runs_as_text": rle(
-            lambda m: {"size": [*SIZE], "counts": [str(x) for x in uncompressed(m)["counts"]]}
+            lambda m: {"size": [*SIZE], "counts": [str(x) for x in uncompressed(m)["counts"]]}, True
         ),
         "rle_padded_with_a_zero_byte": rle(
-            lambda m: {"size": [*SIZE], "counts": compressed(m)["counts"] + "\0"}
+            lambda m: {"size": [*SIZE], "counts": compressed(m)["counts"] + "\0"}, True
         ),
         "rle_runs_as_floats": rle(
-            lambda m: {"size": [*SIZE], "counts": [float(x) for x in uncompressed(m)["counts"]]}
+            lambda m: {"size": [*SIZE], "counts": [float(x) for x in uncompressed(m)["counts"]]},
+            True,
         ),
-        "rle_size_as_text": rle(lambda m: {**compressed(m), "size": [str(HEIGHT), str(WIDTH)]}),
-        "rle_size_missing": rle(lambda m: {"counts": compressed(m)["counts"]}),
-        "rle_more_keys": rle(lambda m: {**compressed(m), "area": 3}),
+        "rle_size_as_text": rle(
+            lambda m: {**compressed(m), "size": [str(HEIGHT), str(WIDTH)]}, True
+        ),
+        "rle_size_missing": rle(lambda m: {"counts": compressed(m)["counts"]}, True),
+        "rle_more_keys": rle(lambda m: {**compressed(m), "area": 3}, True),
     },
     *BOTH,
 )
@@ -193,7 +200,7 @@ cases.add_table(
     *BOTH,
 )
 cases.add_table(
-    REFUSED,
+    REPORTED,
     {
         "polygon_flat": polygon(_BOX),
         "polygon_too_deep": polygon([[_BOX]]),
@@ -232,6 +239,7 @@ cases.add_table(
 @cases.add(EITHER, *BOTH)
 def polygon_coordinates_as_text(made):
     made.set_outline(2, [[str(x) for x in _corners(made.mask(2))]])
+    made.left_out = 2
     return [made.named(2)]
 
 
@@ -242,6 +250,30 @@ def polygons_normalized_all(made):
     )
     made.truth = {name: [] for name in made.truth}
 
+
+def every(make):
+    """Spoils all outlines: nothing is left to learn from."""
+
+    def spoil(made):
+        made.each_outline(make)
+
+    return spoil
+
+
+cases.add_table(
+    REFUSED,
+    {
+        "rle_bytes_as_text_all": every(lambda m: {"size": [*SIZE], "counts": f"{_bytes(m)!r}"}),
+        "rle_garbage_all": every(lambda m: {"size": [*SIZE], "counts": "garbage"}),
+        "rle_too_short_all": every(lambda m: {"size": [*SIZE], "counts": [10, 100]}),
+        "rle_swapped_size_all": every(lambda m: {**compressed(m), "size": [WIDTH, HEIGHT]}),
+        "polygons_flat_all": every(_corners),
+        "polygons_of_points_all": every(lambda m: [[1, 2], [3, 4], [5, 6]]),
+        "polygons_nan_all": every(lambda m: [[float("nan")] * 6]),
+    },
+    *BOTH,
+    words=(("annotation", "instances.json"),),
+)
 
 # ---- no outline ----------------------------------------------------------------------------
 
@@ -293,21 +325,24 @@ def track_never_seen(made):
     return [made.named(2)]
 
 
-@cases.add(REFUSED, ObjectVideos)
+@cases.add(REPORTED, ObjectVideos)
 def track_of_too_few_frames(made):
     made.annotations[1]["segmentations"].pop()
+    made.truth["v1"].pop(1)
     return [made.named(2)]
 
 
-@cases.add(REFUSED, ObjectVideos)
+@cases.add(REPORTED, ObjectVideos)
 def track_segmentations_null(made):
     made.annotations[1]["segmentations"] = None
+    made.truth["v1"].pop(1)
     return [made.named(2)]
 
 
-@cases.add(REFUSED, ObjectVideos)
+@cases.add(REPORTED, ObjectVideos)
 def track_without_segmentations(made):
     del made.annotations[1]["segmentations"]
+    made.truth["v1"].pop(1)
     return [made.named(2)]
 
 
