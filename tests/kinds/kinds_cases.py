@@ -114,7 +114,7 @@ def _reported(found: Walk, made: Made, words: tuple) -> None:
     _all_in(words, found.said, "the check")
     if not found.stops:
         _right_masks(found, made)
-        if made.compare:
+        if made.compare and made.perfect:
             assert not imperfections(found.results), imperfections(found.results)
 
 

@@ -76,6 +76,7 @@ class Made:
         compare: whether `truth` is the one right reading; False: there is none, or several.
         crowds: as `truth`, of what label maps show and masks leave out.
         things: labels that are countable.
+        perfect: whether the truth as prediction must get 100 although something was reported.
         left_out: number of the object that a reader may report and leave out; None: none.
         instance_labels: label in an instances json beside the segments, where it is another.
     """
@@ -84,6 +85,7 @@ class Made:
     is_video = False
     classes = 2
     compare = True
+    perfect = True
     left_out: int | None = None
     things: tuple[int, ...] = (CUP, PLATE)
     instance_labels: ClassVar[dict[int, int]] = {}

@@ -252,6 +252,7 @@ def with_instances(change):
         other = ObjectImages(made.root / "instances")
         change(other)
         other.write()
+        made.perfect = False
         made.definition["instances_json"] = "instances/instances.json"
         return None
 
@@ -318,6 +319,7 @@ def label_maps(change):
 
     def spoil(made):
         made.definition["semantic_root"] = "semantic"
+        made.perfect = False
         (made.root / "semantic").mkdir()
         for stem, rows in made.truth.items():
             labels = np.full(SIZE, 255, dtype=np.uint8)
