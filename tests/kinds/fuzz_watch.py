@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
+WORKER = HERE / "fuzz_worker.py"
 _STARTING = 120  # seconds of imports, on a busy machine
 
 
@@ -33,8 +34,8 @@ def fuzz(seed: int, count: int, first: int = 0) -> list[dict]:
 
 
 def _run(seed: int, first: int, last: int, path: Path) -> str:
-    command = [sys.executable, "-W", "ignore", str(HERE / "fuzz_worker.py")]
-    folders = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-W", "ignore", str(WORKER)]
+    folders = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(folders)}
     with subprocess.Popen(
         [*command, str(seed), str(first), str(last), str(path)],
