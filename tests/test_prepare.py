@@ -495,7 +495,7 @@ def test_broken_json_is_named(tmp_path):
     base = raw_trees.ovis(tmp_path)
     path = base / "annotations_train.json"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"annotations_train.json is no json"):
+    with pytest.raises(ValueError, match=r"annotations_train.json is not valid JSON"):
         prepare("ovis", tmp_path)
 
 

@@ -70,7 +70,7 @@ def check_dataset(
         or metadata.get("thing_classes", [])
     )
     counts = np.zeros(len(names), dtype=np.int64)
-    report = DatasetReport(name, names, len(records), counts, problems, findings.remarks)
+    report = DatasetReport(name, names, len(records), counts, problems, [*findings.remarks])
     ignore_label = metadata.get("ignore_label", 255)
     seen = _Seen()
     with ThreadPoolExecutor(jobs) as pool:
@@ -86,6 +86,7 @@ def check_dataset(
     if not records and not findings.errors:
         report.problems.append(f"{name}: no records")
     elif not any(_TRUTHS & record.keys() for record in records):
+        report.remarks = findings.remarks
         report.remarks.append(f"{name}: no annotations at all, as a test set has none")
     elif not report.label_counts.any():
         report.problems.append(f"{name}: no label in any record that can be read")

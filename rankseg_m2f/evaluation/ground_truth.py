@@ -134,7 +134,8 @@ class GroundTruth:
         if label_map.max(initial=IGNORED) >= self.num_labels:
             raise AnnotationError(
                 f"ground truth {record['sem_seg_file_name']} has label {label_map.max()}, but "
-                f"dataset {self.name!r} has {self.num_labels} labels and ignores {self._ignore_label}"
+                f"dataset {self.name!r} has {self.num_labels} labels and ignores "
+                f"{self._ignore_label}"
             )
         return label_map
 

@@ -63,6 +63,15 @@ def check_count(key: str, value: Any, name: str) -> None:
         raise UserError(f"dataset {name!r}: {key}={value!r} must be an integer, 0 or more")
 
 
+def check_endings(name: str, *endings: Any) -> None:
+    """Raise unless endings of file names are text, or None."""
+    for ending in endings:
+        if ending is not None and not is_name(ending):
+            raise UserError(
+                f"dataset {name!r}: {ending!r} is not an ending of file names, such as '_map.png'"
+            )
+
+
 def check_path(key: str, value: Any, name: str) -> None:
     """Raise unless argument `key` is text."""
     if not is_name(value):

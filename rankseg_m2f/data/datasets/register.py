@@ -21,6 +21,7 @@ from rankseg_m2f.data.datasets.arguments import (
     check_classes,
     check_colours,
     check_count,
+    check_endings,
     check_ignore_label,
     existing_file,
 )
@@ -48,15 +49,13 @@ def register_coco_panoptic(
     Args:
         image_root: folder of the json's images.
         panoptic_root, panoptic_json: folder of panoptic PNGs, and annotations.
-        semantic_root: folder of label-map PNGs with contiguous ids; None: made from the panoptic
-            PNGs where needed.
+        semantic_root: folder of label maps with contiguous ids; None: made from the panoptic PNGs.
         instances_json: COCO instances of the same images, for AP; None: no AP.
         ignore_label: id of ignored pixels in the label maps.
         table: of `data/categories`, whose labels the dataset has: then the json is not opened
             before it is loaded. None: the json's.
-        image_ending: what follows the image id in the names of images, which may lie in
-            subfolders; None: the json names them.
-        label_ending: the same of label maps, in the same subfolders; where `image_ending` is given.
+        image_ending, label_ending: what follows the image id in the names of images, which may
+            lie in subfolders, and of label maps; None: the json names them.
         evaluator_type: key of `EVALUATORS` in evaluation/build.py.
 
     Raises:
@@ -66,9 +65,9 @@ def register_coco_panoptic(
     """
     categories = _categories(panoptic_json, name, table)
     names = {c["id"]: c["name"] for c in categories}
-    instances = None if instances_json is None else str(existing_file(instances_json, name))
     # Only label maps hold the ignore label: panoptic PNGs have ids of their own.
     check_ignore_label(ignore_label, 0 if semantic_root is None else len(categories), name)
+    check_endings(name, image_ending, label_ending)
     load = partial(
         load_panoptic,
         path=Path(panoptic_json),
@@ -89,7 +88,7 @@ def register_coco_panoptic(
         panoptic_root=str(panoptic_root),
         panoptic_json=str(panoptic_json),
         sem_seg_root=semantic_root and str(semantic_root),
-        json_file=instances,
+        json_file=None if instances_json is None else str(existing_file(instances_json, name)),
     )
 
 
@@ -136,6 +135,7 @@ def register_semantic_folder(
     if colours is not None:
         check_colours(colours, len(categories), name)
         categories = [dict(c, color=rgb) for c, rgb in zip(categories, colours, strict=True)]
+    check_endings(name, image_ending, label_ending)
     options = {"image_ending": image_ending, "label_ending": label_ending}
     options |= {"split_file": split_file, "labelled_only": labelled_only}
     load = partial(
