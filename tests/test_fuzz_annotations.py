@@ -25,12 +25,20 @@ _CONFIGS = {
     True: ("train_net_video.py", "configs/video_scenes/instance/demo-rankseg.yaml"),
 }
 # Two iterations of a model of seconds, and its evaluation.
-_SMALL = """
-    SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 2 MODEL.MASK_FORMER.TRAIN_NUM_POINTS 64
-    INPUT.CROP.SIZE (48,48) INPUT.MIN_SIZE_TRAIN (48,) INPUT.MIN_SIZE_TEST 48
-    MODEL.MASK_FORMER.NUM_OBJECT_QUERIES 8 MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS 1
-    MODEL.DEVICE cpu MODEL.RANKSEG.TOPK 2 TEST.EVAL_PERIOD 0 DATALOADER.NUM_WORKERS 0
-""".split()
+_SMALL = {
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "2",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": "64",
+    "INPUT.CROP.SIZE": "(48,48)",
+    "INPUT.MIN_SIZE_TRAIN": "(48,)",
+    "INPUT.MIN_SIZE_TEST": "48",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": "8",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": "1",
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RANKSEG.TOPK": "2",
+    "TEST.EVAL_PERIOD": "0",
+    "DATALOADER.NUM_WORKERS": "0",
+}
 
 
 def _assert_sound(seed: int, count: int) -> None:
@@ -120,6 +128,7 @@ def test_a_mutant_at_the_command_line(index, tmp_path):
     _assert_one_sentence(checked, made.root, how)
     program, config = _CONFIGS[made.is_video]
     settings = {
+        **_SMALL,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": made.classes,
         "DATASETS.DEFINITIONS": f"['{made.root / 'data.yaml'}']",
         "DATASETS.TRAIN": "('own',)",
@@ -131,7 +140,7 @@ def test_a_mutant_at_the_command_line(index, tmp_path):
         "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": made.mapper == "mask_former_panoptic",
     }
     options = [text for pair in settings.items() for text in pair]
-    trained = _run(program, "--config-file", config, *_SMALL, *options)
+    trained = _run(program, "--config-file", config, *options)
     _assert_one_sentence(trained, made.root, how)
     if checked.returncode == 0:
         assert trained.returncode == 0, f"{how}: the check finds nothing, but {trained.stdout}"
