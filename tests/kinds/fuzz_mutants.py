@@ -17,6 +17,7 @@ from kinds_made import (
     Made,
     ObjectImages,
     ObjectVideos,
+    PanopticBeside,
     PanopticImages,
     VspwFolder,
     compressed,
@@ -24,7 +25,7 @@ from kinds_made import (
 )
 from PIL import Image
 
-_TREES = ObjectImages, ObjectVideos, PanopticImages
+_TREES = ObjectImages, ObjectVideos, PanopticImages, PanopticBeside
 BASES = (*_TREES, LabelMaps, FramesFolder, VspwFolder)
 _NASTY = (
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**70, 10**400, 0.5, -0.0, 1e30, 1e308),
@@ -66,6 +67,8 @@ def _mutations_of(made: Made) -> list[Callable]:
     every = [spoil_image, spoil_image, spoil_definition, spoil_yaml, spoil_folder]
     if isinstance(made, ObjectImages | ObjectVideos):
         return [*every, *[spoil_tree] * 6, *[spoil_outline] * 8, spoil_json, spoil_json]
+    if isinstance(made, PanopticBeside):
+        return [*every, *[spoil_tree] * 8, *[spoil_outline] * 4, spoil_json, spoil_json]
     if isinstance(made, PanopticImages):
         return [*every, spoil_image, *[spoil_tree] * 8, spoil_json, spoil_json]
     return [*every, *[spoil_image] * 5, *[spoil_list] * 2, spoil_definition]
@@ -76,11 +79,16 @@ def _mutations_of(made: Made) -> list[Callable]:
 
 def spoil_tree(rng: random.Random, made: Made) -> str:
     """Something inside the json is another thing, elsewhere, missing or there twice."""
-    holder, key, where = _place(rng, made.content)
+    holder, key, where = _place(rng, _one_json(rng, made).content)
     if holder is None:
         return "nothing"
     change = rng.choice((_replaced, _replaced, _replaced, _removed, _doubled, _cast, _shuffled))
     return f"json{where}: {change(rng, holder, key)}"
+
+
+def _one_json(rng: random.Random, made: Made) -> Made:
+    """The dataset, or its objects where these have a json of their own."""
+    return made.objects if isinstance(made, PanopticBeside) and rng.random() < 0.5 else made
 
 
 def _place(rng: random.Random, tree) -> tuple:
@@ -130,7 +138,7 @@ def _shuffled(rng, holder, key) -> str:
 
 def spoil_json(rng: random.Random, made: Made) -> str:
     """The text of the json is spoilt."""
-    return _later(made, "json", lambda made: _spoil_text(rng, made.file))
+    return _later(made, "json", lambda made: _spoil_text(rng, _one_json(rng, made).file))
 
 
 def _spoil_text(rng: random.Random, path: Path) -> str:
@@ -190,6 +198,7 @@ _TEXTS = {
 def spoil_outline(rng: random.Random, made: Made) -> str:
     """One outline is spoilt as a polygon or as run lengths."""
     number = rng.randrange(1, 4)
+    made = made.objects if isinstance(made, PanopticBeside) else made
     mask = made.mask(number)
     make, change = rng.choice(
         (

@@ -59,7 +59,12 @@ def describe(seed: int, lines: list[dict]) -> str:
     """Counts of outcomes, and each mutant that ended wrongly, so that it can be run again."""
     counts = Counter(line["outcome"] for line in lines)
     wrong = [line for line in lines if line["outcome"] == "wrong"]
-    shown = [f"seed {seed}: {len(lines)} mutants: {dict(counts)}"]
+    seconds = max((line.get("seconds", 0) for line in lines), default=0)
+    growth = sum(line.get("growth", 0) for line in lines) >> 20
+    shown = [
+        f"seed {seed}: {len(lines)} mutants: {dict(counts)}; the longest took {seconds:.1f} s, "
+        f"memory grew by {growth} MiB over all"
+    ]
     shown += [f"mutant {w['index']} of seed {seed}: {w['mutation']}\n    {w['why']}" for w in wrong]
     return "\n".join(shown)
 

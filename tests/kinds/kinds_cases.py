@@ -51,7 +51,9 @@ class Case:
             later(made)
         found = walk(path, made)
         _sentences(found, root)
-        if not found.said:
+        # A test set is sound, and cannot be trained on.
+        untrained = any("no annotations" in remark for remark in found.remarks)
+        if not found.said and not untrained:
             assert not found.stops, f"the check finds nothing, but: {found.stops}"
         _JUDGES[self.outcome](found, made, words)
 

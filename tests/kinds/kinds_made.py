@@ -373,6 +373,28 @@ class PanopticImages(_Json):
             self.crowds[stem] = [(k, mask) for s, k, mask in rows if s.get("iscrowd")]
 
 
+class PanopticBeside(PanopticImages):
+    """The same with COCO instances (`objects`) and label maps beside the panoptic PNGs."""
+
+    def __init__(self, root: Path):
+        super().__init__(root)
+        self.objects = ObjectImages(root / "instances")
+        self.definition |= {
+            "instances_json": "instances/instances.json",
+            "semantic_root": "semantic",
+        }
+        (root / "semantic").mkdir()
+        for stem, rows in self.truth.items():
+            labels = np.full(SIZE, 255, dtype=np.uint8)
+            for label, mask in rows:
+                labels[mask] = label
+            Image.fromarray(labels).save(root / "semantic" / f"{stem}.png")
+
+    def write(self) -> Path:
+        self.objects.write()
+        return super().write()
+
+
 def colours(ids: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 of segment ids."""
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2).astype(np.uint8)

@@ -127,6 +127,25 @@ cases.add_table(
 )
 
 
+@cases.add(NOTED, *BOTH, words=("annotation", "instances.json"))
+def annotations_missing(made):
+    del made.content["annotations"]
+    made.compare = False
+
+
+@cases.add(NOTED, *BOTH, words=("annotation", "instances.json"))
+def annotations_null(made):
+    made.content["annotations"] = None
+    made.compare = False
+
+
+@cases.add(NOTED, *BOTH, words=("instances.json",))
+def annotations_empty(made):
+    made.content["annotations"] = []
+    made.truth = {name: [] for name in made.truth}
+    made.compare = False
+
+
 @cases.add(REPORTED, *JSON)
 def image_listed_twice(made):
     made.entries.append(dict(made.entries[1]))
