@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rankseg_m2f.errors import MissingFileError, UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,8 +59,8 @@ class LabelScores:
             label_names: K names that those of the files must equal; None: not known.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: a file is broken, of other labels, or contradicts another one.
+            MissingFileError: no such file.
+            UserError: a file is broken, of other labels, or contradicts another one.
         """
         self.files = list(files)
         self.roots = list(roots)
@@ -69,7 +71,7 @@ class LabelScores:
             _check_labels(file, scores, names, num_labels, label_names)
             for key, row in zip(keys, scores, strict=True):
                 if key in self._rows and not np.array_equal(self._rows[key], row):
-                    raise ValueError(
+                    raise UserError(
                         f"{source[key]} and {file} have different scores for {key!r}: give one of "
                         "them, or the folders of the images different names"
                     )
@@ -83,11 +85,11 @@ class LabelScores:
         """(K,) float32 scores of a record.
 
         Raises:
-            ValueError: none of the files has it.
+            UserError: none of the files has it.
         """
         key = record_key(record, self.roots)
         if key not in self._rows:
-            raise ValueError(
+            raise UserError(
                 f"no scores for {key!r} in {', '.join(self.files)} (MODEL.RANKSEG.SCORES): "
                 "evaluate the classifier on the dataset of this image too"
             )
@@ -96,7 +98,7 @@ class LabelScores:
 
 def _read(file: str) -> tuple[list[str], np.ndarray, list[str]]:
     if not Path(file).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"MODEL.RANKSEG.SCORES: {file} does not exist; evaluation of a LabelClassifier writes "
             "such files as OUTPUT_DIR/inference/DATASET/per_image_labels_DATASET.npz"
         )
@@ -104,14 +106,14 @@ def _read(file: str) -> tuple[list[str], np.ndarray, list[str]]:
         with np.load(file, allow_pickle=False) as content:
             keys, scores, names = (content[k] for k in ("keys", "scores", "label_names"))
     except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is no file of label scores: {error}") from error
+        raise UserError(f"{file} is not a file of label scores: {error}") from error
     if scores.ndim != 2 or keys.shape != scores.shape[:1] or names.shape != scores.shape[1:]:
-        raise ValueError(
+        raise UserError(
             f"{file}: {keys.shape} keys and {names.shape} label names do not fit scores of shape "
             f"{scores.shape}"
         )
     if not (np.isfinite(scores).all() and ((scores >= 0) & (scores <= 1)).all()):
-        raise ValueError(f"{file}: scores must lie in [0, 1]")
+        raise UserError(f"{file}: scores must lie in [0, 1]")
     return keys.tolist(), scores.astype(np.float32), names.tolist()
 
 
@@ -123,10 +125,10 @@ def _check_labels(
     expected: Sequence[str] | None,
 ) -> None:
     if scores.shape[1] != num_labels:
-        raise ValueError(
+        raise UserError(
             f"{file} scores {scores.shape[1]} labels, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
             f"{num_labels}"
         )
     for i, (theirs, ours) in enumerate(zip(names, expected or names, strict=True)):
         if theirs != ours:
-            raise ValueError(f"{file}: label {i} is {theirs!r} there and {ours!r} in the dataset")
+            raise UserError(f"{file}: label {i} is {theirs!r} there and {ours!r} in the dataset")

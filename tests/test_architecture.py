@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "images": {"errors"},
     "files": {"errors"},
     "annotations": {"errors", "files", "images"},
-    "label_scores": set(),
+    "label_scores": {"errors"},
     "errors": set(),
     "revision": set(),
     "data": {"annotations", "errors", "files", "images", "label_scores"},

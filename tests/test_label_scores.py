@@ -110,7 +110,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
         with pytest.raises(ValueError, match=f"{name}.npz"):
             LabelScores([file], [None], 4)
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(ValueError, match=r"text.npz is no file of label scores"):
+    with pytest.raises(ValueError, match=r"text.npz is not a file of label scores"):
         LabelScores([str(tmp_path / "text.npz")], [None], 4)
 
 

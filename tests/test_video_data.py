@@ -27,6 +27,7 @@ from rankseg_m2f.data.targets import LabelMasks, ObjectList, aligned, transform_
 from rankseg_m2f.data.video_augmentation import OPTIONS, DrawnOnce, clip_augmentation
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.errors import UserError
+from rankseg_m2f.evaluation.ytvis import VideoInstanceEvaluator
 from rankseg_m2f.images import ImageReadError
 from rankseg_m2f.structures.clip import ClipBatch
 
@@ -468,6 +469,25 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path, change, level, message
     assert re.search(message, found)
     assert len(DatasetCatalog.get(name)) == 1
     assert ("1 problems" in caplog.text) == (level == "problems")
+
+
+def test_training_and_evaluation_see_the_same_tracks(tmp_path):
+    """Ids from 0 on or shared, and a frame whose run lengths cover too little of it."""
+
+    def spoil(content):
+        for track in content["annotations"]:
+            track["id"] = "x"
+        content["annotations"][0]["segmentations"][1] = {"size": [H, W], "counts": [10, 100, 50]}
+
+    name = ytvis(tmp_path, change=spoil)
+    (record,) = DatasetCatalog.get(name)
+    learned = [{a["id"]: a["segmentation"] for a in frame} for frame in record["annotations"]]
+    assert {i for frame in learned for i in frame} == {*range(1, 1 + len(SPANS))}
+    assert 1 not in learned[1]
+    judged = VideoInstanceEvaluator(name)._truth["annotations"]
+    assert {track["id"]: track["segmentations"] for track in judged} == {
+        i: [frame.get(i) for frame in learned] for i in range(1, 1 + len(SPANS))
+    }
 
 
 def test_a_video_without_size_has_that_of_its_frames(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankseg_m2f.annotations.fields import as_int, shown
+from rankseg_m2f.annotations.fields import as_flag, as_int, shown
 from rankseg_m2f.errors import UserError
 
 
@@ -36,9 +36,11 @@ def sound_categories(path: Path, entries: Sequence[Any]) -> list[dict]:
             raise UserError(f"{where} has the name {shown(entry['name'])}, which is not a text")
         if entry.get("color") is not None and not is_rgb(entry["color"]):
             raise UserError(f"{where} has the color {entry['color']!r}, which is not an RGB triple")
-        category = {**entry, "id": number}
-        if entry.get("color", 0) is None:
-            del category["color"]
+        category = {key: x for key, x in entry.items() if x is not None} | {"id": number}
+        if "isthing" in category and (thing := as_flag(entry["isthing"])) is None:
+            raise UserError(f"{where} has isthing {shown(entry['isthing'])}, not 0 or 1")
+        elif "isthing" in category:
+            category["isthing"] = thing
         found.append(category)
     if (twice := first_repeated([c["id"] for c in found])) is not None:
         raise UserError(f"{path} has several categories of id {twice}")

@@ -234,7 +234,9 @@ def _media(path: Path, kind: Kind, number: int, entry: Any, findings: Findings) 
     said = [entry.get(key) for key in ("height", "width")]
     size = [as_int(side) for side in said]
     sound = None not in size and min(size) > 0 and size[0] * size[1] <= _MAX_PIXELS
-    if not sound and any(x is not None and as_int(x) != 0 for x in said):
+    # Null and 0 are how exporters say that they do not know.
+    odd = [x for x in said if x is not None and (as_int(x) is None or as_int(x) < 0)]
+    if odd or (not sound and None not in size and 0 not in size):
         findings.problems.append(
             f"{path}: {where} ({files[0]}) has the height {shown(said[0])} and the width "
             f"{shown(said[1])}: its size is read from its file"

@@ -105,7 +105,7 @@ def paired(
 
     Args:
         image_ending, label_ending: of names; None: any of IMAGE_SUFFIXES, LABEL_SUFFIXES.
-        deep: also in folders below.
+        deep: also in folders below, as of images; folders of frames have none.
     """
     photos = by_stem(images, IMAGE_SUFFIXES if image_ending is None else (image_ending,), deep)
     endings = (*LABEL_SUFFIXES, *_LOSSY) if label_ending is None else (label_ending,)
@@ -132,8 +132,8 @@ def paired(
             if len(paths) > 1:
                 option = "image_ending" if kind == "photo" else "label_ending"
                 found.problems.append(
-                    f"{paths[1]} and {paths[0]} are two {kind}s of one name: remove one of them, "
-                    f"or set {option}"
+                    f"{paths[1]} and {paths[0]} are two {kind}s of one name: remove one of them"
+                    + (f", or set {option}" if deep else "")
                 )
     return found
 

@@ -348,7 +348,10 @@ def objects_of_dataset(metadata: Mapping, kind: Kind, findings: Findings) -> Obj
 
 def missing_media(media: MediaList, known: set) -> str | None:
     """Images or videos of a dataset, of ids `known`, that a json does not list, in words."""
-    return _difference(media, known - {*media.known}, "missing, although the dataset has them")
+    line = _difference(media, known - {*media.known}, "missing, although the dataset has them")
+    if line is not None and {*map(str, known)} <= {*map(str, media.known)}:
+        line += "; ids are text in one of two jsons and numbers in the other"
+    return line
 
 
 def spare_media(media: MediaList, known: set) -> str | None:

@@ -148,12 +148,13 @@ def _mended(outline: list, size: tuple[int, int]) -> tuple[Outline | None, list[
         side = max(size)
         if corners.min() < -side or corners.max() > 2 * side:
             farthest = corners.flat[np.abs(corners).argmax()]
-            reasons.append(
-                f"it has corners far outside of the image, such as {farthest:.4g} where the image "
-                f"is {size[1]} wide and {size[0]} high; only the part near the image is taken"
-            )
             corners = clipped(corners, (-side, -side), (2 * side, 2 * side))
             polygon = corners.reshape(-1).tolist()
+            what = "corners" if len(corners) > 2 else "all its corners"
+            reasons.append(
+                f"it has {what} far outside of the image, such as {farthest:.4g} where the image "
+                f"is {size[1]} wide and {size[0]} high; only the part near the image is taken"
+            )
         if len(corners) > 2:
             polygons.append(polygon)
     values = [x for polygon in polygons for x in polygon]

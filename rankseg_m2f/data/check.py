@@ -85,10 +85,10 @@ def check_dataset(
             seen.pixels += one.pixels
     if not records and not findings.errors:
         report.problems.append(f"{name}: no records")
-    elif not any(_TRUTHS & record.keys() for record in records):
+    elif records and not any(_TRUTHS & record.keys() for record in records):
         report.remarks = findings.remarks
         report.remarks.append(f"{name}: no annotations at all, as a test set has none")
-    elif not report.label_counts.any():
+    elif records and not report.label_counts.any():
         report.problems.append(f"{name}: no label in any record that can be read")
     report.remarks += _unseen_labels(report, seen, ignore_label, metadata.get("label_offset", 0))
     return report
@@ -265,6 +265,8 @@ def _check_panoptic(record: dict, size: tuple, ignore_label: int, seen: _Seen) -
 def _check_objects(record: dict, size: tuple, ignore_label: int, seen: _Seen) -> Iterator[str]:
     objects = record["annotations"]
     said = record.get("height"), record.get("width")
+    # Of another size, which is a problem already, an image that is not there may be huge.
+    fits = None in said or said == size
     size = size if None in said else said
     # Also of datasets that others load.
     outlines, reasons = checked_outlines(
@@ -276,7 +278,7 @@ def _check_objects(record: dict, size: tuple, ignore_label: int, seen: _Seen) ->
             yield f"{where}: {reason[0]}"
         elif not outline:
             yield f"{where} has no segmentation"
-        elif not rasterised(outline, size).any():
+        elif fits and not rasterised(outline, size).any():
             yield f"{where} has no pixel in the image"
         if not found.get("iscrowd", 0):
             seen.labels.add(found["category_id"])

@@ -42,9 +42,7 @@ def register_coco_panoptic(
     label_ending: str = ".png",
     evaluator_type: str = "coco_panoptic_seg",
 ) -> None:
-    """Register a dataset in COCO panoptic format.
-
-    Labels are the json's categories in file order.
+    """Register a dataset in COCO panoptic format; labels are the json's categories in file order.
 
     Args:
         image_root: folder of the json's images.
@@ -138,14 +136,8 @@ def register_semantic_folder(
     check_endings(name, image_ending, label_ending)
     options = {"image_ending": image_ending, "label_ending": label_ending}
     options |= {"split_file": split_file, "labelled_only": labelled_only}
-    load = partial(
-        load_semantic,
-        name=name,
-        image_root=image_root,
-        label_root=label_root,
-        label_offset=label_offset,
-        **options,
-    )
+    roots = {"image_root": image_root, "label_root": label_root, "label_offset": label_offset}
+    load = partial(load_semantic, name=name, **roots, **options)
     add_dataset(
         name,
         AnnotationSource(name, load, f"dataset {name!r} is incomplete: "),
