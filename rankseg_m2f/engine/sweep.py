@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluators, inference_context
 
 from rankseg_m2f.data.loader import build_test_loader, load_records
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.errors import ErrorEvaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
@@ -110,15 +111,15 @@ def grid(
         Settings, none twice; and of those left out, name -> reason.
 
     Raises:
-        ValueError: κ < 1, or a model that segments nothing.
+        UserError: κ < 1, or a model that segments nothing.
     """
     if not isinstance(model, Segmentor) or not model.gives:
-        raise ValueError(f"a sweep needs a segmentor, and {type(model).__name__} is none")
+        raise UserError(f"a sweep needs a segmentor, and {type(model).__name__} is none")
     num_labels = model.num_labels
     if kappas is None:
         kappas = {max(1, model.policy.kappa * eighths // 8) for eighths in (1, 2, 4, 6, 8)}
     if min(kappas, default=1) < 1:
-        raise ValueError(f"κ = {min(kappas)}: selection needs at least one of {num_labels} labels")
+        raise UserError(f"κ = {min(kappas)}: selection needs at least one of {num_labels} labels")
     kappas = sorted({min(kappa, num_labels) for kappa in kappas})
     temperature, oracle = sorted(set(temperature)), sorted(set(oracle))
     wanted = [
@@ -154,11 +155,11 @@ def sweep(
         progress: wraps the loader, as tqdm does.
 
     Raises:
-        ValueError: MODEL.MASK_FORMER.TEST.WINDOW is set; or oracles of a dataset without
+        UserError: MODEL.MASK_FORMER.TEST.WINDOW is set; or oracles of a dataset without
             annotations.
     """
     if cfg.MODEL.MASK_FORMER.TEST.WINDOW:
-        raise ValueError(
+        raise UserError(
             "a sweep sees whole clips, not windows: set MODEL.MASK_FORMER.TEST.WINDOW 0"
         )
     cfg = cfg.clone()

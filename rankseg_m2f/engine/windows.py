@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.rle import encode
 from rankseg_m2f.modeling.results import label_results
 from rankseg_m2f.modeling.segmentor import Segmentor
@@ -33,16 +34,16 @@ class WindowedModel(nn.Module):
             overlap: O, in [1, W).
 
         Raises:
-            ValueError: a model that segments nothing, or an overlap out of its range.
+            UserError: a model that segments nothing, or an overlap out of its range.
         """
         super().__init__()
         if not isinstance(model, Segmentor) or not model.gives:
-            raise ValueError(
+            raise UserError(
                 "windows of a video need a segmentor (MODEL.META_ARCHITECTURE), and "
                 f"{type(model).__name__} is none"
             )
         if not 1 <= overlap < window:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.MASK_FORMER.TEST.WINDOW_OVERLAP={overlap} must be at least 1 and less than "
                 f"WINDOW={window}"
             )

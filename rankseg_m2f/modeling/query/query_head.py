@@ -9,6 +9,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 # Imported for their registration under the names configs use.
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.modeling.query.masked_decoder import TRANSFORMER_DECODER_REGISTRY
 from rankseg_m2f.modeling.query.pixel_decoder import fpn, msdeform  # noqa: F401
 from rankseg_m2f.structures.predictions import QueryPrediction
@@ -30,7 +31,7 @@ class MaskFormerHead(nn.Module):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         node = cfg.MODEL.MASK_FORMER
         if node.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
-            raise ValueError(
+            raise UserError(
                 f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE={node.TRANSFORMER_IN_FEATURE!r}: the "
                 "masked-attention decoder reads 'multi_scale_pixel_decoder'"
             )
