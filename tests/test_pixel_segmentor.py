@@ -327,7 +327,8 @@ def test_settings_that_do_not_fit_are_named(overrides, message):
 
 
 def test_scores_that_come_with_inputs_rank_labels():
-    model = tiny("MODEL.RANKSEG.SCORES", "['planted.npz']")
+    deepest = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res5']")
+    model = tiny("MODEL.RANKSEG.SCORES", "['planted.npz']", *deepest)
     assert model.ml_head is None and model.scores_labels
     sample = picture([1, 2]) | {"label_scores": torch.arange(K) / K}
     losses = model.train()([sample])
