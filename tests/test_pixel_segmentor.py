@@ -326,6 +326,28 @@ def test_settings_that_do_not_fit_are_named(overrides, message):
         tiny(*overrides)
 
 
+def test_scores_that_come_with_inputs_rank_labels():
+    deepest = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res5']")
+    model = tiny("MODEL.RANKSEG.SCORES", "['planted.npz']", *deepest)
+    assert model.ml_head is None and model.scores_labels
+    sample = picture([1, 2]) | {"label_scores": torch.arange(K) / K}
+    losses = model.train()([sample])
+    assert losses.keys() == {"loss_seg", "loss_aux"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.no_grad():
+        (result,) = model.eval()([sample])
+    assert result["label_ranking"].tolist() == result["sem_seg"].ids.tolist() == [11, 10, 9]
+
+
+def test_half_precision_ranks_and_learns():
+    model = tiny("MODEL.RANKSEG.TRAIN_SELECTION", "keep_present").train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model([picture([1, 2]), picture([], size=(64, 31))])
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+
+
 @pytest.mark.parametrize("share", [True, False])
 def test_label_embeddings_are_shared(share):
     keys = ("MODEL.RANKSEG.SHARE_EMBEDDING", str(share), "MODEL.PIXEL.LABEL_POOL", "4")

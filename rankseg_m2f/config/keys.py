@@ -205,8 +205,9 @@ def _add_rankseg(cfg: CfgNode) -> None:
     node.SHARE_EMBEDDING = False
     # Oracle, training and evaluation: only labels present in the ground truth can be predicted.
     node.USE_GT = False
-    # (ours) The same at evaluation alone, "GT (eval)" of Fig. 3: as if an input's `selection` were
-    # the labels of its ground truth. Unlike USE_GT it leaves the LayerNorm over ranks as trained.
+    # (ours) The same at evaluation alone, "GT (eval)" of Fig. 3: as if an input's `label_hints`
+    # were the labels of its ground truth. Unlike USE_GT it leaves the LayerNorm over ranks as
+    # trained.
     node.USE_GT_EVAL = False
     # (ours) The official oracle spares the auxiliary layers; False repeats that.
     node.USE_GT_AUX = True

@@ -68,12 +68,12 @@ class LabelHints:
             ids.setdefault(name, []).append(i)
 
         def id_of(label: str | int) -> int:
-            found = ids.get(label, []) if isinstance(label, str) else [label]
-            if len(found) != 1:
-                near = [] if found else difflib.get_close_matches(label, ids)
+            same = ids.get(label, []) if isinstance(label, str) else [label]
+            if len(same) != 1:
+                near = [] if same else difflib.get_close_matches(label, ids)
                 hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-                raise ValueError(f"{len(found)} of {len(names)} labels are named {label!r}{hint}")
-            return found[0]
+                raise ValueError(f"{len(same)} of {len(names)} labels are named {label!r}{hint}")
+            return same[0]
 
         return cls(**{k: v if v is None else [id_of(x) for x in v] for k, v in wishes.items()})
 

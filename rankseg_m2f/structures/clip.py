@@ -126,11 +126,11 @@ class ClipBatch:
             ValueError: a clip without scores, or of another number of them.
         """
         for scores in self.label_scores:
-            found = None if scores is None else tuple(scores.shape)
-            if found != (num_labels,):
+            shape = None if scores is None else tuple(scores.shape)
+            if shape != (num_labels,):
                 raise ValueError(
                     f"MODEL.RANKSEG.SCORES: every input needs 'label_scores' of shape "
-                    f"({num_labels},), got {found}"
+                    f"({num_labels},), got {shape}"
                 )
         return torch.stack(self.label_scores).to(self.frames.device).double().logit()
 

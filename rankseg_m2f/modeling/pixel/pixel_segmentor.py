@@ -93,9 +93,11 @@ class PixelSegmentor(Segmentor):
     @classmethod
     def from_config(cls, cfg) -> dict:
         node = cfg.MODEL.PIXEL
-        own_label_head = _check(cfg).scores_labels
-        # Without RankSeg no label head reads its map.
-        label_features = [node.LABEL_FEATURE] * (cfg.MODEL.RANKSEG.FLAG and not own_label_head)
+        head_type = _check(cfg)
+        # Maps that nothing reads are not made: that of labels only where a multi-label head is.
+        rankseg = cfg.MODEL.RANKSEG
+        has_label_head = rankseg.FLAG and not rankseg.SCORES and not head_type.scores_labels
+        label_features = [node.LABEL_FEATURE] * has_label_head
         auxiliary = [node.AUX_FEATURE] if node.AUX_FEATURE else []
         cfg = _limit_outputs(
             cfg, [*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, *auxiliary, *label_features]

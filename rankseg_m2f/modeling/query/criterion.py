@@ -102,7 +102,7 @@ class SetCriterion(nn.Module):
         self, layer: QueryPrediction, targets: list[ClipTargets], match: list[Match]
     ) -> Tensor:
         """Cross-entropy over queries, unmatched ones being no-object (the last class)."""
-        logits = layer.class_logits.float()
+        logits = layer.class_logits.float()  # (B, Q, κ + 1)
         classes = logits.shape[-1]
         expected = logits.new_full(logits.shape[:2], classes - 1, dtype=torch.int64)
         for row, target, (query, chosen) in zip(expected, targets, match, strict=True):
@@ -119,7 +119,7 @@ class SetCriterion(nn.Module):
         num_masks: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy and dice at sampled points, summed over frames and objects."""
-        logits = torch.cat(
+        logits = torch.cat(  # (M, T, h, w)
             [clip[query] for clip, (query, _) in zip(layer.mask_logits, match, strict=True)]
         )
         # (M * T, 1, h, w): each frame of an object is a mask of its own, with its own points.
@@ -140,7 +140,7 @@ class SetCriterion(nn.Module):
                     )
                 ]
             ).squeeze(1)
-        values = sample_points(logits, points).squeeze(1)
+        values = sample_points(logits, points).squeeze(1)  # (M * T, P)
         return (
             mask_cross_entropy(values, masks).sum() / num_masks,
             dice_loss(values, masks).sum() / num_masks,

@@ -154,14 +154,14 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             depth + 1 predictions.
         """
         memory = [self._memory(level, maps[level], num_frames) for level in range(_LEVELS)]
-        mask_features = mask_features.unflatten(0, (-1, num_frames))
+        mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, mask_dim, H/4, W/4)
         batch = len(mask_features)
-        queries = self.query_feat.weight.expand(batch, -1, -1)
+        queries = self.query_feat.weight.expand(batch, -1, -1)  # (B, Q, C)
         position = self.query_embed.weight.expand(batch, -1, -1)
         layers = [self._predict(queries, mask_features)]
         for i in range(len(self.transformer_ffn_layers)):
             keys, values, size = memory[i % _LEVELS]
-            mask = attention_mask(layers[-1].mask_logits, size)
+            mask = attention_mask(layers[-1].mask_logits, size)  # (B, 1, Q, T * h * w)
             if not every_mask:
                 layers[-1].mask_logits = None
             cross = self.transformer_cross_attention_layers[i]
@@ -177,13 +177,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         """Keys and values (B, T * h * w, C) of one level, and its (h, w)."""
         size = tuple(pixels.shape[-2:])
         pixels = self.input_proj[level](pixels).unflatten(0, (-1, num_frames))
-        values = pixels.permute(0, 1, 3, 4, 2).flatten(1, 3) + self.level_embed.weight[level]
+        values = pixels.permute(0, 1, 3, 4, 2).flatten(1, 3)  # (B, T * h * w, C)
+        values = values + self.level_embed.weight[level]
         position = sine_position(num_frames, *size, values.shape[-1], values.device)
         return values + position.flatten(0, 2), values, size
 
     def _predict(self, queries: Tensor, mask_features: Tensor) -> QueryPrediction:
-        normed = self.decoder_norm(queries)
+        normed = self.decoder_norm(queries)  # (B, Q, C)
         masks = torch.einsum("bqc,btchw->bqthw", self.mask_embed(normed), mask_features)
+        # Class logits (B, Q, K + 1), mask logits (B, Q, T, H/4, W/4).
         return QueryPrediction(queries, self.class_embed(normed), masks)
 
 

@@ -73,9 +73,9 @@ class HungarianMatcher:
             for part, cost in zip(flat.split([c.numel() for c in costs]), costs, strict=True)
         ]
         device = layers[0].class_logits.device
-        found = [_assign(table) for table in tables]
-        sizes = [len(query) for query, _ in found]
-        joined = torch.from_numpy(np.concatenate([np.stack(pair) for pair in found], axis=1))
+        assignments = [_assign(table) for table in tables]
+        sizes = [len(query) for query, _ in assignments]
+        joined = torch.from_numpy(np.concatenate([np.stack(pair) for pair in assignments], axis=1))
         queries, objects = joined.to(device)
         pairs = list(zip(queries.split(sizes), objects.split(sizes), strict=True))
         return [pairs[i : i + len(targets)] for i in range(0, len(pairs), len(targets))]
@@ -84,13 +84,13 @@ class HungarianMatcher:
     def cost(self, layer: QueryPrediction, clip: int, target: ClipTargets) -> Tensor:
         """(Q, N) float32 cost of clip number `clip`."""
         with torch.autocast(layer.class_logits.device.type, enabled=False):
-            scores = layer.class_logits[clip].float().softmax(-1)
-            class_cost = -scores[:, target.labels]
+            scores = layer.class_logits[clip].float().softmax(-1)  # (Q, κ + 1)
+            class_cost = -scores[:, target.labels]  # (Q, N)
             # The same points for all masks, so that costs can be compared.
             points = self.points(scores.device)
             logits = layer.mask_logits[clip].float()
-            logits = sample_points(logits, points).flatten(1)
-            masks = sample_masks(target.masks, points).flatten(1)
+            logits = sample_points(logits, points).flatten(1)  # (Q, T * P)
+            masks = sample_masks(target.masks, points).flatten(1)  # (N, T * P)
             cross_entropy, dice = mask_costs(logits, masks)
             cost = (
                 self.mask_weight * cross_entropy

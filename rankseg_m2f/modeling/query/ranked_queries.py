@@ -36,12 +36,12 @@ def rank_layer(
 
 def ranked_targets(targets: list[ClipTargets], ranked: RankedLabels) -> list[ClipTargets]:
     """Targets with ranks for labels; objects whose label was not selected are left out."""
-    seen = []
+    selected = []
     for i, target in enumerate(targets):
         rank = ranked[i].rank_of(target.labels[None], missing=-1)[0]  # (N,)
         target = replace(target, labels=rank)
         # With κ = K nothing can be left out: no copy of the masks, no wait for the GPU.
         if ranked.kappa < ranked.num_labels:
             target = target[(rank >= 0).nonzero().squeeze(1)]
-        seen.append(target)
-    return seen
+        selected.append(target)
+    return selected

@@ -37,8 +37,8 @@ class ResultMaker:
             mask_logits: (Q, H/4, W/4).
         """
         options = self.options
-        mask_logits = resize(mask_logits.float(), sizes.padded)
-        label_scores = class_scores[:, :-1]
+        mask_logits = resize(mask_logits.float(), sizes.padded)  # (Q, H, W)
+        label_scores = class_scores[:, :-1]  # (Q, κ)
         results = {}
         if options.masks_first:
             mask_logits = crop_and_resize(mask_logits, sizes.resized, sizes.output)
