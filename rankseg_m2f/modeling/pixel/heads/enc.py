@@ -1,0 +1,144 @@
+"""EncNet (Zhang et al., CVPR 2018), which the paper compares with: labels seen in the image as a
+whole gate the channels of its pixels.
+
+It says which labels are present, as RankSeg's multi-label head does, and selects none of them; the
+official code calls these logits SE ("semantic encoding"). Checkpoint names are those of
+`decode_head` in the official code.
+
+Shapes: N frames, B clips, T frames of a clip, K labels, M codewords, P pixels, C channels; h, w of
+the feature map.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import get_norm
+from torch import Tensor, nn
+
+from rankseg_m2f.modeling.pixel.heads.classified import ClassifiedPixels
+from rankseg_m2f.modeling.pixel.heads.conv_module import ConvModule
+from rankseg_m2f.modeling.pixel.heads.segmenter import SegmenterHead
+from rankseg_m2f.structures.pixel_logits import DenseLogits, EmbeddedLogits, PixelLogits
+
+
+class Encoding(nn.Module):
+    """Residuals of pixels to codewords, summed with soft assignment: (N, C, h, w) to (N, M, C)."""
+
+    def __init__(self, channels: int, num_codes: int):
+        super().__init__()
+        bound = (num_codes * channels) ** -0.5
+        self.codewords = nn.Parameter(torch.empty(num_codes, channels).uniform_(-bound, bound))
+        self.scale = nn.Parameter(torch.empty(num_codes).uniform_(-1, 0))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # Differences of large numbers: not for half precision.
+        with torch.autocast(maps.device.type, enabled=False):
+            pixels = maps.flatten(2).transpose(1, 2).to(self.codewords.dtype)  # (N, P, C)
+            square = pixels.square().sum(2, keepdim=True)  # (N, P, 1)
+            square = square + self.codewords.square().sum(1)  # (N, P, M)
+            distance = square - 2 * pixels @ self.codewords.T
+            weight = (self.scale * distance).softmax(2)  # (N, P, M)
+            total = weight.sum(1).unsqueeze(2)  # (N, M, 1)
+            return weight.transpose(1, 2) @ pixels - total * self.codewords
+
+
+class EncModule(nn.Module):
+    """The encoding of an image, and its pixels gated by it."""
+
+    def __init__(self, channels: int, num_codes: int, norm: str):
+        super().__init__()
+        self.encoding_project = ConvModule(channels, channels, 1, norm=norm)
+        self.encoding = nn.ModuleList([Encoding(channels, num_codes), get_norm(norm, num_codes)])
+        self.fc = nn.Sequential(nn.Linear(channels, channels), nn.Sigmoid())
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (N, C, h, w) to encodings (N, C) and gated maps (N, C, h, w)."""
+        encode, norm = self.encoding
+        # The batch norm's channels are the codewords; Detectron2's one takes maps alone.
+        codes = norm(encode(self.encoding_project(maps)).unsqueeze(3)).squeeze(3)  # (N, M, C)
+        encoding = F.relu(codes).mean(1)
+        gate = self.fc(encoding)[:, :, None, None]
+        return encoding, F.relu(maps + maps * gate)
+
+
+class EncHead(ClassifiedPixels):
+    """EncNet on the last feature map.
+
+    Args:
+        num_labels: K.
+        in_feature: name of the feature map.
+        in_channels: of it.
+        channels: C.
+        num_codes: M.
+        norm: see `ConvModule`.
+        dropout: see `ClassifiedPixels`.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        in_feature: str,
+        in_channels: int,
+        channels: int = 512,
+        *,
+        num_codes: int = 32,
+        norm: str = "SyncBN",
+        dropout: float = 0.1,
+    ):
+        super().__init__(num_labels, [in_feature], channels, dropout=dropout)
+        self.bottleneck = ConvModule(in_channels, channels, 3, norm=norm)
+        self.enc_module = EncModule(channels, num_codes, norm)
+        self.se_layer = nn.Linear(channels, num_labels)
+
+    def embed(self, maps: list[Tensor]) -> Tensor:
+        """See `ClassifiedPixels.embed`."""
+        return self.enc_module(self.bottleneck(maps[0]))[1]
+
+    def forward(
+        self, features: Mapping[str, Tensor], num_frames: int = 1
+    ) -> tuple[Tensor | None, PixelLogits]:
+        """See `PixelHead.forward`."""
+        maps = self.bottleneck(features[self.in_features[0]])
+        encoding, gated = self.enc_module(maps)
+        logits = EmbeddedLogits(self.drop(gated), *self.label_weights())
+        return self.se_layer(of_clips(encoding, num_frames)), logits
+
+
+class EncSegmenterHead(SegmenterHead):
+    """EncNet before Segmenter's decoder.
+
+    Args:
+        num_codes: M.
+        norm: see `ConvModule`.
+        settings: see `MaskTransformer`.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        in_feature: str,
+        in_channels: int,
+        *,
+        width: int,
+        num_codes: int = 32,
+        norm: str = "SyncBN",
+        **settings,
+    ):
+        super().__init__(num_labels, in_feature, width, width=width, **settings)
+        self.bottleneck = ConvModule(in_channels, width, 3, norm=norm)
+        self.enc_module = EncModule(width, num_codes, norm)
+        self.se_layer = nn.Linear(width, num_labels)
+
+    def forward(
+        self, features: Mapping[str, Tensor], num_frames: int = 1
+    ) -> tuple[Tensor | None, PixelLogits]:
+        """See `PixelHead.forward`."""
+        encoding, gated = self.enc_module(self.bottleneck(features[self.in_feature]))
+        logits = self.logits({**features, self.in_feature: gated}, num_frames)
+        return self.se_layer(of_clips(encoding, num_frames)), DenseLogits(logits)
+
+
+def of_clips(encoding: Tensor, num_frames: int) -> Tensor:
+    """Mean (B, C) of the encodings (B * T, C) of each clip's frames."""
+    return encoding.unflatten(0, (-1, num_frames)).mean(1)
