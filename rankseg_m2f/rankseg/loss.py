@@ -1,5 +1,6 @@
-"""The multi-label loss of RankSeg."""
+"""The multi-label losses of RankSeg."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -31,3 +32,11 @@ def asymmetric_loss(
     confidence = score * positive + absent_score * (1 - positive)
     gamma = gamma_pos * positive + gamma_neg * (1 - positive)
     return -((1 - confidence) ** gamma * log_likelihood).sum() / presence_logits.numel()
+
+
+def binary_loss(presence_logits: Tensor, presence: Tensor) -> Tensor:
+    """Mean binary cross-entropy, as the COCO-Stuff recipes of Segmenter and EncNet have it.
+
+    Arguments and result of `asymmetric_loss`.
+    """
+    return F.binary_cross_entropy_with_logits(presence_logits, presence.to(presence_logits.dtype))
