@@ -181,6 +181,7 @@ def get_cfg() -> Config:
     _add_mask_former(cfg)
     _add_swin(cfg)
     _add_rankseg(cfg)
+    _add_pixel(cfg)
     # (ours) A machine without a GPU should not need an override to run.
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     # (ours) YAML files that describe your own datasets; see datasets/README.md.
@@ -383,3 +384,25 @@ def _add_rankseg(cfg: Config) -> None:
     node.SCORES = []
     # (ours) True: `sem_seg` is the full (K, H, W) map even when κ < K (see SelectedScores).
     node.FULL_SEM_SEG = False
+
+
+def _add_pixel(cfg: Config) -> None:
+    # All (ours), of META_ARCHITECTURE PixelSegmentor. Its head is MODEL.SEM_SEG_HEAD.NAME, with
+    # IN_FEATURES, CONVS_DIM and NORM there.
+    node = cfg.MODEL.PIXEL = Config()
+    # Convolutions of an FCNHead; 0: a linear classifier.
+    node.NUM_CONVS = 1
+    # Of whole channels, before the classifier.
+    node.DROPOUT = 0.1
+    # Map of the backbone from which an FCN head of so many channels predicts all labels while
+    # training, and the weight of that loss; "": none.
+    node.AUX_FEATURE = ""
+    node.AUX_CHANNELS = 256
+    node.AUX_WEIGHT = 0.4
+    # Map of the backbone that the multi-label head reads, averaged to a grid of so many cells a
+    # side (0: as it is).
+    node.LABEL_FEATURE = "res5"
+    node.LABEL_POOL = 0
+    # Cross-entropy is the mean over "all" pixels, ignored ones and those whose label is not
+    # selected counting as 0, as in the official code; or over the "counted" ones alone.
+    node.LOSS_MEAN = "all"

@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import rankseg_m2f.modeling.label_classifier
+import rankseg_m2f.modeling.pixel.pixel_segmentor
 import rankseg_m2f.modeling.query.mask_former  # noqa: F401  (registration)
 from rankseg_m2f.config import Config
 from rankseg_m2f.data.augmentation import MULTI_LABEL

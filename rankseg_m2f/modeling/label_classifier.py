@@ -69,10 +69,15 @@ class LabelClassifier(Segmentor):
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         feature = max(shapes, key=lambda name: shapes[name].stride)
-        # Labels are always ranked: all K of them for TOPK 0. There is no oracle for a classifier.
-        kappa = cfg.MODEL.RANKSEG.TOPK or cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        # Labels are ranked at evaluation, all K of them for TOPK 0. While training nothing depends
+        # on ranks, and there is no oracle for a classifier.
         policy = build_policy(
-            cfg, kappa=kappa, selection=True, oracle_train=False, oracle_eval=False
+            cfg,
+            kappa=cfg.MODEL.RANKSEG.TOPK or cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            selection=True,
+            train_selection="official",
+            oracle_train=False,
+            oracle_eval=False,
         )
         return {
             "backbone": backbone,

@@ -62,6 +62,12 @@ class RankedLabels:
         void = self.index.new_full((len(self.index), 1), self.num_labels)
         return RankedLabels(torch.cat([self.index, void], dim=1), self.num_labels + 1)
 
+    def repeat(self, times: int) -> "RankedLabels":
+        """Each ranking so many times in a row: frames have the ranking of their clip."""
+        if times == 1:
+            return self
+        return RankedLabels(self.index.repeat_interleave(times, dim=0), self.num_labels)
+
     def __len__(self) -> int:
         return len(self.index)
 

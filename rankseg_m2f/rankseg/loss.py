@@ -1,7 +1,9 @@
-"""The multi-label losses of RankSeg."""
+"""The losses of RankSeg: of presence, and of pixels among the labels selected."""
 
 import torch.nn.functional as F
 from torch import Tensor
+
+MEANS = ("all", "counted")
 
 
 def asymmetric_loss(
@@ -35,8 +37,34 @@ def asymmetric_loss(
 
 
 def binary_loss(presence_logits: Tensor, presence: Tensor) -> Tensor:
-    """Mean binary cross-entropy, as the COCO-Stuff recipes of Segmenter and EncNet have it.
+    """Mean binary cross-entropy, as EncNet and the COCO-Stuff recipe of Segmenter ViT-B have it.
 
     Arguments and result of `asymmetric_loss`.
     """
     return F.binary_cross_entropy_with_logits(presence_logits, presence.to(presence_logits.dtype))
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, mean: str = "all") -> Tensor:
+    """Cross-entropy of pixels, at the size of the label map.
+
+    Args:
+        logits: (N, κ, h, w) of ranks or labels; upsampled bilinearly where they are smaller.
+        labels: (N, H, W) int64 in [0, κ), -1 where ignored or not selected.
+        mean: "all" pixels, ignored ones counting as 0, as the official code of pixel segmentors
+            has it: the loss shrinks with the share of pixels whose label is not selected.
+            "counted": those not ignored alone.
+
+    Returns:
+        Scalar; 0 where all pixels are ignored.
+
+    Raises:
+        ValueError: another `mean`.
+    """
+    if mean not in MEANS:
+        raise ValueError(f"mean={mean!r} must be one of {', '.join(MEANS)}")
+    logits = logits.float()
+    if logits.shape[2:] != labels.shape[1:]:
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    count = labels.numel() if mean == "all" else (labels >= 0).sum().clamp(min=1)
+    return loss / count

@@ -2,8 +2,8 @@
 
 Checkpoint names are those of `decode_head.img_cls_head` in the official code.
 
-Shapes: B clips, T frames, K labels, L memory tokens, C feature channels, D head width; h, w of
-the feature map; s side of the position grid.
+Shapes: B clips, K labels, L memory tokens, C feature channels, D head width; s side of the grid of
+positions.
 """
 
 import math
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rankseg_m2f.rankseg.head import GroupWiseLinear, tokens_of_map
-from rankseg_m2f.rankseg.map_head import pooling
+from rankseg_m2f.rankseg.label_head import EmbeddingLabelHead, GroupWiseLinear
+from rankseg_m2f.rankseg.pixel_label_head import conv_tokens
 
 
 class QueryLayer(nn.Module):
@@ -65,9 +65,21 @@ class SinePosition(nn.Module):
         super().__init__()
         self.register_buffer("pe", sine_position(channels, side))
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps (N, D, s, s) with their position added."""
-        return maps + self.pe
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L, D) of one or more grids, row by row, with their position added.
+
+        Raises:
+            ValueError: L is not a multiple of s * s.
+        """
+        place = self.pe.flatten(2).transpose(1, 2)  # (1, s s, D)
+        cells = place.shape[1]
+        if tokens.shape[1] % cells:
+            side = self.pe.shape[3]
+            raise ValueError(
+                f"Query2Label has positions of a grid of {side} x {side} cells and met "
+                f"{tokens.shape[1]} tokens: pool its map to {side} x {side}"
+            )
+        return tokens + place.repeat(1, tokens.shape[1] // cells, 1)
 
 
 def sine_position(channels: int, side: int) -> Tensor:
@@ -90,20 +102,19 @@ def sine_position(channels: int, side: int) -> Tensor:
     return torch.cat([rows, columns])[None].contiguous()
 
 
-class Query2Label(nn.Module):
-    """Label embeddings query the pooled map through transformer decoder layers.
+class Query2LabelHead(EmbeddingLabelHead):
+    """Label embeddings query the pixels of a pooled map through transformer decoder layers.
+
+    `DecoderLabelHead` is our own variant: norms first, self-attention, no positions.
 
     Args:
         num_labels: K.
         in_channels: C.
         hidden_dim: D.
-        heads, hidden, depth, dropout: of the decoder; `hidden` is the feed-forward width.
-        pool: s, side of the map that is read; its positions are fixed.
-        shared_channels: width of the label embeddings handed to `forward`, which must be D; None:
-            the head learns its own.
-
-    Raises:
-        ValueError: shared embeddings of another width.
+        dropout: in the transformer layers.
+        shared_channels: see `EmbeddingLabelHead`.
+        heads, hidden, depth: of the decoder; `hidden` is the feed-forward width.
+        side: s, of the grid whose cells the tokens are; a clip has one grid per frame.
     """
 
     def __init__(
@@ -111,40 +122,37 @@ class Query2Label(nn.Module):
         num_labels: int,
         in_channels: int,
         hidden_dim: int = 512,
+        dropout: float = 0.1,
+        shared_channels: int | None = None,
         *,
         heads: int = 8,
         hidden: int = 2048,
         depth: int = 2,
-        dropout: float = 0.1,
-        pool: int = 16,
-        shared_channels: int | None = None,
+        side: int = 16,
     ):
-        super().__init__()
-        if shared_channels not in (None, hidden_dim):
-            raise ValueError(
-                f"Query2Label of width {hidden_dim} cannot share label embeddings of width "
-                f"{shared_channels}"
-            )
-        self.pool = pooling(pool)
+        super().__init__(num_labels, hidden_dim, shared_channels)
         self.input_proj = nn.Conv2d(in_channels, hidden_dim, 1)
-        self.position_embedding = SinePosition(hidden_dim, pool)
+        self.position_embedding = SinePosition(hidden_dim, side)
         decoder = QueryDecoder(hidden_dim, heads, hidden, depth, dropout)
-        self.transformer = nn.ModuleDict({"decoder": decoder})
         for parameter in decoder.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
+        self.transformer = nn.ModuleDict({"decoder": decoder})
         self.query_embed = None
         if shared_channels is None:
             self.query_embed = nn.Embedding(num_labels, hidden_dim)
+            self.cls_emb = None  # by its name in Query2Label instead
         self.fc = GroupWiseLinear(num_labels, hidden_dim)
 
-    def forward(
-        self, features: Tensor, label_embeddings: Tensor | None = None, num_frames: int = 1
-    ) -> Tensor:
-        """See `MapLabelHead.forward`."""
-        memory = self.input_proj(self.pool(features))  # (B T, D, s, s)
-        keys = tokens_of_map(self.position_embedding(memory), num_frames)  # (B, T s s, D)
-        values = tokens_of_map(memory, num_frames)
-        labels = label_embeddings if self.query_embed is None else self.query_embed.weight
-        labels = labels.expand(len(keys), -1, -1)  # (B, K, D)
-        return self.fc(self.transformer["decoder"](labels, keys, values))
+    def forward(self, features: Tensor, label_embeddings: Tensor | None = None) -> Tensor:
+        """See `LabelHead.forward`."""
+        memory = conv_tokens(self.input_proj, features)  # (B, L, D)
+        keys = self.position_embedding(memory)
+        labels = self.embeddings(label_embeddings).expand(len(features), -1, -1)  # (B, K, D)
+        return self.fc(self.transformer["decoder"](labels, keys, memory))
+
+    def embeddings(self, label_embeddings: Tensor | None) -> Tensor:
+        """See `EmbeddingLabelHead.embeddings`."""
+        if self.query_embed is not None:
+            return self.query_embed.weight[None]
+        return super().embeddings(label_embeddings)

@@ -177,8 +177,13 @@ class SelectedScores:
 
     def full(self, num_labels: int) -> Tensor:
         """The (K, h, w) map, zero for labels not selected (probability e⁻¹⁰⁰ officially)."""
-        full = self.scores.new_zeros(num_labels, *self.scores.shape[1:])
-        return full.index_copy(0, self.ids, self.scores)
+        return self.complete(num_labels, 0.0).scores
+
+    def complete(self, num_labels: int, fill: float) -> "SelectedScores":
+        """Those of all K labels, in their order; `fill` for labels not selected."""
+        full = self.scores.new_full((num_labels, *self.scores.shape[1:]), fill)
+        full.index_copy_(0, self.ids, self.scores)
+        return SelectedScores(torch.arange(num_labels, device=self.ids.device), full)
 
     def to(self, device: torch.device | str) -> "SelectedScores":
         """The same on another device."""

@@ -9,17 +9,17 @@ Shapes: N frames, B clips, T frames of a clip, K labels, M codewords, P pixels, 
 the feature map.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+from rankseg_m2f.modeling.pixel.conv_module import ConvModule
 from rankseg_m2f.modeling.pixel.heads.classified import ClassifiedPixels
-from rankseg_m2f.modeling.pixel.heads.conv_module import ConvModule
 from rankseg_m2f.modeling.pixel.heads.segmenter import SegmenterHead
-from rankseg_m2f.structures.pixel_logits import DenseLogits, EmbeddedLogits, PixelLogits
+from rankseg_m2f.structures.predictions import PixelPrediction
 
 
 class Encoding(nn.Module):
@@ -48,7 +48,7 @@ class EncModule(nn.Module):
 
     def __init__(self, channels: int, num_codes: int, norm: str):
         super().__init__()
-        self.encoding_project = ConvModule(channels, channels, 1, norm=norm)
+        self.encoding_project = ConvModule(channels, channels, 1, norm)
         self.encoding = nn.ModuleList([Encoding(channels, num_codes), get_norm(norm, num_codes)])
         self.fc = nn.Sequential(nn.Linear(channels, channels), nn.Sigmoid())
 
@@ -63,31 +63,33 @@ class EncModule(nn.Module):
 
 
 class EncHead(ClassifiedPixels):
-    """EncNet on the last feature map.
+    """EncNet on the last feature map."""
 
-    Args:
-        num_labels: K.
-        in_feature: name of the feature map.
-        in_channels: of it.
-        channels: C.
-        num_codes: M.
-        norm: see `ConvModule`.
-        dropout: see `ClassifiedPixels`.
-    """
+    scores_labels = True
 
     def __init__(
         self,
-        num_labels: int,
-        in_feature: str,
+        *,
+        feature: str,
         in_channels: int,
         channels: int = 512,
-        *,
+        num_labels: int,
         num_codes: int = 32,
         norm: str = "SyncBN",
         dropout: float = 0.1,
     ):
-        super().__init__(num_labels, [in_feature], channels, dropout=dropout)
-        self.bottleneck = ConvModule(in_channels, channels, 3, norm=norm)
+        """
+        Args:
+            feature: name of the feature map.
+            channels: C.
+            num_codes: M.
+            norm: see `ConvModule`.
+            dropout: see `ClassifiedPixels`.
+        """
+        super().__init__(
+            features=[feature], channels=channels, num_labels=num_labels, dropout=dropout
+        )
+        self.bottleneck = ConvModule(in_channels, channels, 3, norm)
         self.enc_module = EncModule(channels, num_codes, norm)
         self.se_layer = nn.Linear(channels, num_labels)
 
@@ -95,48 +97,45 @@ class EncHead(ClassifiedPixels):
         """See `ClassifiedPixels.embed`."""
         return self.enc_module(self.bottleneck(maps[0]))[1]
 
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
+    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
-        maps = self.bottleneck(features[self.in_features[0]])
-        encoding, gated = self.enc_module(maps)
-        logits = EmbeddedLogits(self.drop(gated), *self.label_weights())
-        return self.se_layer(of_clips(encoding, num_frames)), logits
+        encoding, pixels = self.enc_module(self.bottleneck(features[self.features[0]]))
+        presence_logits = self.se_layer(of_clips(encoding, num_frames))
+        return PixelPrediction(presence_logits, self.classify(pixels), num_frames)
 
 
 class EncSegmenterHead(SegmenterHead):
-    """EncNet before Segmenter's decoder.
+    """EncNet before Segmenter's decoder."""
 
-    Args:
-        num_codes: M.
-        norm: see `ConvModule`.
-        settings: see `MaskTransformer`.
-    """
+    scores_labels = True
 
     def __init__(
         self,
-        num_labels: int,
-        in_feature: str,
-        in_channels: int,
         *,
+        in_channels: int,
         width: int,
+        num_labels: int,
         num_codes: int = 32,
         norm: str = "SyncBN",
         **settings,
     ):
-        super().__init__(num_labels, in_feature, width, width=width, **settings)
-        self.bottleneck = ConvModule(in_channels, width, 3, norm=norm)
+        """
+        Args:
+            num_codes: M.
+            norm: see `ConvModule`.
+            settings: see `SegmenterHead`.
+        """
+        super().__init__(in_channels=width, width=width, num_labels=num_labels, **settings)
+        self.bottleneck = ConvModule(in_channels, width, 3, norm)
         self.enc_module = EncModule(width, num_codes, norm)
         self.se_layer = nn.Linear(width, num_labels)
 
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
+    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
-        encoding, gated = self.enc_module(self.bottleneck(features[self.in_feature]))
-        logits = self.logits({**features, self.in_feature: gated}, num_frames)
-        return self.se_layer(of_clips(encoding, num_frames)), DenseLogits(logits)
+        encoding, gated = self.enc_module(self.bottleneck(features[self.feature]))
+        prediction = super().forward({**features, self.feature: gated}, num_frames)
+        presence_logits = self.se_layer(of_clips(encoding, num_frames))
+        return replace(prediction, presence_logits=presence_logits)
 
 
 def of_clips(encoding: Tensor, num_frames: int) -> Tensor:

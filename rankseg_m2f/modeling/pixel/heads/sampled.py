@@ -7,16 +7,17 @@ the official code.
 Shapes: N frames, K labels, k labels per pixel; h, w of the feature map.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rankseg_m2f.modeling.pixel.heads.segmenter import SegmenterHead
+from rankseg_m2f.modeling.pixel.resize_maps import resize_maps
 from rankseg_m2f.rankseg.labels import ABSENT_LOGIT
-from rankseg_m2f.structures.pixel_logits import DenseLogits, PixelLogits
+from rankseg_m2f.structures.pixel_logits import DenseLogits
+from rankseg_m2f.structures.predictions import PixelPrediction, PixelTargets
 
 
 @dataclass
@@ -45,24 +46,36 @@ class SampledLogits(DenseLogits):
 
 
 class SampledSegmenterHead(SegmenterHead):
-    """The mask transformer with ESSNet's embeddings.
+    """The mask transformer with ESSNet's embeddings."""
 
-    Args:
-        best: k.
-        settings: see `MaskTransformer`; `score_width` is the low dimension of the embeddings.
-    """
-
-    def __init__(
-        self, num_labels: int, in_feature: str, in_channels: int, *, best: int = 50, **settings
-    ):
-        super().__init__(num_labels, in_feature, in_channels, **settings)
+    def __init__(self, *, best: int = 50, num_labels: int, **settings):
+        """
+        Args:
+            best: k; more than K means K.
+            settings: see `SegmenterHead`; `score_width` is the low dimension of the embeddings.
+        """
+        super().__init__(num_labels=num_labels, **settings)
         self.best = min(best, num_labels)
 
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
-        """See `PixelHead.forward`."""
-        return None, SampledLogits(self.logits(features, num_frames), self.best)
+    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
+        """See `PixelHead.forward`; while training, which labels are kept depends on the target."""
+        prediction = super().forward(features, num_frames)
+        if self.training:
+            return prediction
+        logits = SampledLogits(prediction.logits.of_all(), self.best)
+        return replace(prediction, logits=logits)
+
+    def losses(
+        self,
+        prediction: PixelPrediction,
+        labels: Tensor,
+        targets: PixelTargets,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+    ) -> dict[str, Tensor]:
+        """See `PixelHead.losses`: the true label against the k best others of each pixel."""
+        logits = resize_maps(prediction.logits.of_all(), labels.shape[1:])
+        sampled = sampled_logits(logits, labels, self.best)
+        return {"loss_seg": criterion(sampled, torch.where(labels >= 0, 0, -1))}
 
 
 def sampled_logits(logits: Tensor, target: Tensor, best: int) -> Tensor:
@@ -86,21 +99,3 @@ def sampled_logits(logits: Tensor, target: Tensor, best: int) -> Tensor:
     others = logits.detach().scatter(1, true, -torch.inf)
     index = others.topk(min(best, num_labels - 1), dim=1).indices
     return torch.cat([logits.gather(1, true), logits.gather(1, index)], dim=1)
-
-
-def sampled_cross_entropy(
-    logits: Tensor, target: Tensor, best: int, over_all_pixels: bool = True
-) -> Tensor:
-    """Mean cross-entropy of the true label among the k best others of each pixel.
-
-    Args:
-        logits, target, best: see `sampled_logits`.
-        over_all_pixels: the mean is over ignored pixels, too, whose loss is 0.
-
-    Returns:
-        Scalar; 0 where no pixel counts.
-    """
-    known = (target >= 0) & (target < logits.shape[1])
-    chosen = sampled_logits(logits.float(), target, best)
-    loss = F.cross_entropy(chosen, torch.where(known, 0, -1), ignore_index=-1, reduction="sum")
-    return loss / (known.numel() if over_all_pixels else known.sum().clamp(min=1))

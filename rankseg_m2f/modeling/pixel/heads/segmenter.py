@@ -7,19 +7,19 @@ Shapes: B clips, T frames, N = B * T frames, L patches of a frame, K labels, κ 
 C feature channels, D width of the decoder, E width of scores; h, w of the feature map, h w = L.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rankseg_m2f.modeling.pixel.heads.pixel_head import PixelHead
+from rankseg_m2f.modeling.pixel.pixel_head import PixelHead
 from rankseg_m2f.rankseg.head import GroupWiseLinear, tokens_of_map
 from rankseg_m2f.rankseg.labels import ABSENT_LOGIT
-from rankseg_m2f.rankseg.map_head import pooling
-from rankseg_m2f.rankseg.temperature import RankTemperature
 from rankseg_m2f.rankseg.transformer import Block
-from rankseg_m2f.structures.pixel_logits import DenseLogits, PixelLogits
+from rankseg_m2f.structures.pixel_logits import DenseLogits, EmbeddedLogits, PixelLogits
+from rankseg_m2f.structures.predictions import PixelPrediction
 
 
 @dataclass
@@ -27,7 +27,7 @@ class DecodedLogits(PixelLogits):
     """Scores that a decoder gives once it knows which labels are wanted.
 
     Attributes:
-        decode: (patches (N, L, D), tokens of labels (N, κ, D)) to scores (N, κ, L).
+        decode: patches (N, L, D) and tokens of labels (N, κ, D) to scores (N, L, κ).
         patches: (N, L, D).
         labels: (N, K, D) tokens of all labels.
         size: h, w.
@@ -52,45 +52,46 @@ class DecodedLogits(PixelLogits):
         return replace(self, patches=self.patches[frames], labels=self.labels[frames])
 
     def _maps(self, labels: Tensor) -> Tensor:
-        return self.decode(self.patches, labels).unflatten(2, self.size)
+        return maps_of_tokens(self.decode(self.patches, labels), self.size)
 
 
 class MaskTransformer(PixelHead):
-    """The decoder: tokens attend to each other; a score is the cosine of a patch and a label.
-
-    Args:
-        num_labels: K.
-        in_feature: name of the feature map, the backbone's last.
-        in_channels: C.
-        width: D.
-        depth, heads, expansion, dropout: of its transformer layers.
-        score_width: E; None: D.
-        own_embeddings: labels have embeddings of their own; otherwise `features["cls_emb"]`
-            (N, K, C), which went through the backbone, stand for them.
-    """
+    """The decoder: tokens attend to each other; a score is the cosine of a patch and a label."""
 
     def __init__(
         self,
-        num_labels: int,
-        in_feature: str,
-        in_channels: int,
         *,
+        feature: str,
+        in_channels: int,
+        num_labels: int,
         width: int,
         depth: int = 2,
-        heads: int = 12,
+        heads: int | None = None,
         expansion: int = 4,
         dropout: float = 0.1,
         score_width: int | None = None,
         own_embeddings: bool = True,
     ):
+        """
+        Args:
+            feature: name of the feature map, the backbone's last.
+            in_channels: C.
+            num_labels: K.
+            width: D.
+            depth, expansion, dropout: of its transformer layers.
+            heads: of attention; None: one per 64 channels, as published.
+            score_width: E; None: D.
+            own_embeddings: labels have embeddings of their own; otherwise `features["cls_emb"]`
+                (N, K, D), which went through the backbone, stand for them.
+        """
         super().__init__()
-        self.num_labels = num_labels
-        self.in_feature = in_feature
+        self.feature = feature
         self.proj_dec = nn.Linear(in_channels, width)
         self.cls_emb = None
         if own_embeddings:
             self.cls_emb = nn.Parameter(torch.empty(1, num_labels, width))
             nn.init.trunc_normal_(self.cls_emb, std=0.02)
+        heads = heads or max(1, width // 64)
         self.blocks = nn.ModuleList(Block(width, heads, expansion, dropout) for _ in range(depth))
         self.decoder_norm = nn.LayerNorm(width)
         score_width = width if score_width is None else score_width
@@ -99,19 +100,23 @@ class MaskTransformer(PixelHead):
         self.proj_classes = nn.Parameter(scale * torch.randn(width, score_width))
         init_linear(self)
 
-    def patches(self, features: Mapping[str, Tensor]) -> Tensor:
-        """(N, L, D) tokens of the pixels of the feature map, row by row."""
-        return self.proj_dec(tokens_of_map(features[self.in_feature]))
+    @property
+    def label_embeddings(self) -> Tensor | None:
+        """See `PixelHead.label_embeddings`."""
+        return None if self.cls_emb is None else self.cls_emb[0]
 
-    def label_tokens(self, features: Mapping[str, Tensor], num_frames: int = 1) -> Tensor:
-        """(B, K, D) embeddings of labels; those of a clip's frames are averaged."""
+    def patches(self, features: dict[str, Tensor]) -> Tensor:
+        """(N, L, D) tokens of the pixels of the feature map, row by row."""
+        return self.proj_dec(tokens_of_map(features[self.feature]))
+
+    def label_tokens(self, features: dict[str, Tensor], num_frames: int) -> Tensor:
+        """(B, K, D) embeddings of labels; of those that saw a frame each, the mean of the clip."""
         if self.cls_emb is None:
             return features["cls_emb"].unflatten(0, (-1, num_frames)).mean(1)
-        clips = len(features[self.in_feature]) // num_frames
-        return self.cls_emb.expand(clips, -1, -1)
+        return self.cls_emb.expand(len(features[self.feature]) // num_frames, -1, -1)
 
     def decode(self, patches: Tensor, labels: Tensor, first: int = 0) -> Tensor:
-        """Cosines (N, L, κ) of patches (N, L, D) and labels (N, κ, D).
+        """Scores (N, L, κ) of patches (N, L, D) and labels (N, κ, D).
 
         Args:
             first: number of the first block to go through.
@@ -127,152 +132,85 @@ class MaskTransformer(PixelHead):
 
 
 class SegmenterHead(MaskTransformer):
-    """The plain mask transformer: all labels in their own order, normalised over labels."""
+    """The mask transformer, of all labels in their own order or of those selected."""
 
-    temperature = None
+    def __init__(self, *, num_labels: int, ranked: bool = False, **settings):
+        """
+        Args:
+            ranked: labels will be selected and their logits scaled by rank; otherwise logits are
+                normalised over all labels here.
+            settings: see `MaskTransformer`.
+        """
+        super().__init__(num_labels=num_labels, **settings)
+        self.mask_norm = None if ranked else nn.LayerNorm(num_labels)
 
-    def __init__(self, num_labels: int, in_feature: str, in_channels: int, **settings):
-        """Arguments of `MaskTransformer`."""
-        super().__init__(num_labels, in_feature, in_channels, **settings)
-        self.mask_norm = nn.LayerNorm(num_labels)
-
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
+    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
-        return None, DenseLogits(self.logits(features, num_frames))
+        labels = self.label_tokens(features, num_frames)
+        logits = self.logits(features, self.patches(features), labels, num_frames)
+        return PixelPrediction(None, logits, num_frames)
 
-    def logits(self, features: Mapping[str, Tensor], num_frames: int) -> Tensor:
-        """(N, K, h, w)."""
-        labels = self.label_tokens(features, num_frames).repeat_interleave(num_frames, 0)
-        scores = self.mask_norm(self.decode(self.patches(features), labels))  # (N, L, K)
-        return scores.transpose(1, 2).unflatten(2, features[self.in_feature].shape[2:])
-
-
-class RankedMaskTransformer(MaskTransformer):
-    """What mask transformers that know which labels are present share.
-
-    Args:
-        temperature: of ranked labels; None: all labels keep their own order and are normalised
-            over labels, as without RankSeg.
-        settings: see `MaskTransformer`.
-    """
-
-    def __init__(
-        self,
-        num_labels: int,
-        in_feature: str,
-        in_channels: int,
-        *,
-        temperature: RankTemperature | None,
-        **settings,
-    ):
-        super().__init__(num_labels, in_feature, in_channels, **settings)
-        self.ranks_labels = temperature is not None
-        self.mask_norm = temperature if self.ranks_labels else nn.LayerNorm(num_labels)
-
-    @property
-    def temperature(self) -> RankTemperature | None:
-        """See `PixelHead.temperature`."""
-        return self.mask_norm if self.ranks_labels else None
-
-    def pixel_logits(
-        self, patches: Tensor, labels: Tensor, size: tuple[int, int], num_frames: int
+    def logits(
+        self, features: dict[str, Tensor], patches: Tensor, labels: Tensor, num_frames: int
     ) -> PixelLogits:
         """Logits by patches (N, L, D) and tokens of labels (B, K, D)."""
-        labels = labels.repeat_interleave(num_frames, 0)
-        logits = DecodedLogits(self.decode_maps, patches, labels, size)
-        if self.ranks_labels:
-            return logits
-        return DenseLogits(self.mask_norm(logits.of_all().movedim(1, 3)).movedim(3, 1))
-
-    def decode_maps(self, patches: Tensor, labels: Tensor) -> Tensor:
-        """`decode` with scores as `DecodedLogits` wants them."""
-        return self.decode(patches, labels).transpose(1, 2)
+        labels = labels.repeat_interleave(num_frames, dim=0)  # (N, K, D)
+        size = features[self.feature].shape[2:]
+        if self.mask_norm is None:
+            return DecodedLogits(self.decode, patches, labels, size)
+        scores = self.mask_norm(self.decode(patches, labels))  # (N, L, K)
+        return DenseLogits(maps_of_tokens(scores, size))
 
 
-class RankedSegmenterHead(RankedMaskTransformer):
-    """RankSeg's own: the first block tells which labels are present, and refines their tokens.
+class RankedSegmenterHead(SegmenterHead):
+    """RankSeg's own: the first block tells which labels are present, and refines their tokens."""
 
-    Args:
-        pool: side of the map that this block reads; None: as it is, and then the decoder goes on
-            with the patches as refined by it, too (as for ADE20K-Full and COCO+LVIS).
-        depth: blocks in all.
-        settings: see `RankedMaskTransformer`.
-    """
+    scores_labels = True
 
     def __init__(
         self,
-        num_labels: int,
-        in_feature: str,
-        in_channels: int,
         *,
+        num_labels: int,
         width: int,
         depth: int = 3,
-        pool: int | None = 8,
+        pool: int = 8,
+        ranked: bool = True,
         **settings,
     ):
-        super().__init__(num_labels, in_feature, in_channels, width=width, depth=depth, **settings)
-        self.pool = pooling(pool)
-        self.pools = pool is not None
+        """
+        Args:
+            pool: side of the grid to which the map is averaged for the first block; 0: it reads
+                the map as it is, and the decoder goes on with the patches as refined by it (as for
+                ADE20K-Full and COCO+LVIS).
+            depth: blocks in all.
+            ranked: see `SegmenterHead`; False: presence is learned and selects nothing.
+            settings: see `SegmenterHead`.
+        """
+        super().__init__(num_labels=num_labels, width=width, depth=depth, ranked=ranked, **settings)
+        self.pool = pool
         self.decoder_norm2 = nn.LayerNorm(width)
         self.ml_fc = GroupWiseLinear(num_labels, width)
 
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
+    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
-        maps = features[self.in_feature]
-        seen = self.proj_dec(tokens_of_map(self.pool(maps), num_frames))  # (B, T s s, D)
+        seen = maps = features[self.feature]
+        if self.pool:
+            seen = F.adaptive_avg_pool2d(maps, self.pool)
+        seen = self.proj_dec(tokens_of_map(seen, num_frames))  # (B, T L', D)
         labels = self.label_tokens(features, num_frames)
         tokens = self.blocks[0](torch.cat([seen, labels], dim=1))
-        seen, labels = tokens.split([seen.shape[1], self.num_labels], dim=1)
+        seen, labels = tokens.split([seen.shape[1], labels.shape[1]], dim=1)
         labels = self.decoder_norm2(labels)  # (B, K, D)
-        if self.pools:
-            patches = self.patches(features)
+        if self.pool:
+            patches = self.patches(features)  # (N, L, D)
         else:
-            patches = seen.unflatten(1, (num_frames, -1)).flatten(0, 1)  # (N, L, D)
-        logits = self.pixel_logits(patches, labels, maps.shape[2:], num_frames)
-        return self.ml_fc(labels), logits
+            patches = seen.unflatten(1, (num_frames, -1)).flatten(0, 1)
+        logits = self.logits(features, patches, labels, num_frames)
+        return PixelPrediction(self.ml_fc(labels), logits, num_frames)
 
     def decode(self, patches: Tensor, labels: Tensor, first: int = 1) -> Tensor:
         """See `MaskTransformer.decode`; the first block has been gone through."""
         return super().decode(patches, labels, first)
-
-
-class LabelHeadSegmenterHead(RankedMaskTransformer):
-    """A multi-label head beside the decoder, which selects rows of the label embeddings.
-
-    Args:
-        img_cls_head: see `MapLabelHead.forward`.
-        shares_embeddings: it takes the decoder's label embeddings.
-        settings: see `RankedMaskTransformer`.
-    """
-
-    def __init__(
-        self,
-        num_labels: int,
-        in_feature: str,
-        in_channels: int,
-        *,
-        img_cls_head: nn.Module,
-        shares_embeddings: bool = False,
-        **settings,
-    ):
-        super().__init__(num_labels, in_feature, in_channels, **settings)
-        self.img_cls_head = img_cls_head
-        self.shares_embeddings = shares_embeddings
-
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
-        """See `PixelHead.forward`."""
-        maps = features[self.in_feature]
-        shared = self.cls_emb[0] if self.shares_embeddings else None
-        presence_logits = self.img_cls_head(maps, shared, num_frames)
-        labels = self.label_tokens(features, num_frames)
-        patches = self.patches(features)
-        return presence_logits, self.pixel_logits(patches, labels, maps.shape[2:], num_frames)
 
 
 @dataclass
@@ -293,8 +231,8 @@ class OracleLogits(DecodedLogits):
         """Of images in which these labels are present."""
         return self.norm(super().of_labels(index))
 
-    def of_present(self, present: Tensor) -> PixelLogits:
-        """The same once it is known which labels (N, K) bool are present in each frame.
+    def seeing(self, present: Tensor) -> DenseLogits:
+        """See `PixelLogits.seeing`.
 
         Images have different numbers of them, so they are decoded one by one. The label of an
         image that has none is the first, as in the official code.
@@ -335,45 +273,49 @@ class PositionNorm(nn.Module):
 class OracleSegmenterHead(MaskTransformer):
     """The mask transformer that is told the labels of the ground truth: a bound on RankSeg."""
 
-    temperature = None
-
-    def __init__(self, num_labels: int, in_feature: str, in_channels: int, **settings):
-        """Arguments of `MaskTransformer`."""
-        super().__init__(num_labels, in_feature, in_channels, **settings)
+    def __init__(self, *, num_labels: int, **settings):
+        """
+        Args:
+            settings: see `MaskTransformer`.
+        """
+        super().__init__(num_labels=num_labels, **settings)
         self.mask_norm = PositionNorm(num_labels)
 
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
-        """See `PixelHead.forward`; the logits wait for `OracleLogits.of_present`."""
-        labels = self.label_tokens(features, num_frames).repeat_interleave(num_frames, 0)
-        size = features[self.in_feature].shape[2:]
-        patches = self.patches(features)
-        return None, OracleLogits(self._decode_maps, patches, labels, size, self.mask_norm)
-
-    def _decode_maps(self, patches: Tensor, labels: Tensor) -> Tensor:
-        return self.decode(patches, labels).transpose(1, 2)
+    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
+        """See `PixelHead.forward`; the logits wait for `OracleLogits.seeing`."""
+        labels = self.label_tokens(features, num_frames).repeat_interleave(num_frames, dim=0)
+        size = features[self.feature].shape[2:]
+        logits = OracleLogits(self.decode, self.patches(features), labels, size, self.mask_norm)
+        return PixelPrediction(None, logits, num_frames)
 
 
 class LinearSegmenterHead(PixelHead):
     """One linear classifier of patches: the original Segmenter's other decoder."""
 
-    temperature = None
-
-    def __init__(self, num_labels: int, in_feature: str, in_channels: int):
+    def __init__(self, *, feature: str, in_channels: int, num_labels: int):
+        """
+        Args:
+            feature: name of the feature map, the backbone's last.
+        """
         super().__init__()
-        self.num_labels = num_labels
-        self.in_feature = in_feature
+        self.feature = feature
         self.head = nn.Linear(in_channels, num_labels)
         init_linear(self)
 
-    def forward(
-        self, features: Mapping[str, Tensor], num_frames: int = 1
-    ) -> tuple[Tensor | None, PixelLogits]:
+    @property
+    def label_embeddings(self) -> Tensor:
+        """See `PixelHead.label_embeddings`."""
+        return self.head.weight
+
+    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
-        maps = features[self.in_feature]
-        scores = self.head(tokens_of_map(maps))  # (N, L, K)
-        return None, DenseLogits(scores.transpose(1, 2).unflatten(2, maps.shape[2:]))
+        logits = EmbeddedLogits(features[self.feature], self.head.weight, self.head.bias)
+        return PixelPrediction(None, logits, num_frames)
+
+
+def maps_of_tokens(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores (N, L, K) of pixels, row by row, as maps (N, K, h, w)."""
+    return scores.transpose(1, 2).unflatten(2, size)
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:

@@ -8,60 +8,58 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rankseg_m2f.modeling.pixel.conv_module import ConvModule
 from rankseg_m2f.modeling.pixel.heads.classified import ClassifiedPixels
-from rankseg_m2f.modeling.pixel.heads.conv_module import ConvModule, resized
+from rankseg_m2f.modeling.pixel.resize_maps import resize_maps
 
 
 class UPerHead(ClassifiedPixels):
-    """All maps summed from coarse to fine, and fused at the size of the finest.
-
-    Args:
-        num_labels: K.
-        in_features: names of the feature maps, fine to coarse.
-        in_channels: of each.
-        channels: D.
-        pool_scales: sides to which the coarsest map is pooled.
-        norm: see `ConvModule`.
-        settings: see `ClassifiedPixels`.
-    """
+    """All maps summed from coarse to fine, and fused at the size of the finest."""
 
     def __init__(
         self,
-        num_labels: int,
-        in_features: Sequence[str],
+        *,
+        features: Sequence[str],
         in_channels: Sequence[int],
         channels: int = 512,
-        *,
         pool_scales: Sequence[int] = (1, 2, 3, 6),
         norm: str = "SyncBN",
         **settings,
     ):
-        super().__init__(num_labels, in_features, channels, **settings)
+        """
+        Args:
+            features: names of the feature maps, fine to coarse.
+            in_channels: of each.
+            channels: D.
+            pool_scales: sides to which the coarsest map is pooled.
+            norm: see `ConvModule`.
+            settings: `num_labels`, `table` and `dropout` of `ClassifiedPixels`.
+        """
+        super().__init__(features=features, channels=channels, **settings)
         *finer, coarsest = in_channels
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(s), ConvModule(coarsest, channels, 1, norm=norm))
+            nn.Sequential(nn.AdaptiveAvgPool2d(s), ConvModule(coarsest, channels, 1, norm))
             for s in pool_scales
         )
-        joined = coarsest + len(pool_scales) * channels
-        self.bottleneck = ConvModule(joined, channels, 3, norm=norm)
-        self.lateral_convs = nn.ModuleList(ConvModule(c, channels, 1, norm=norm) for c in finer)
-        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3, norm=norm) for _ in finer)
-        self.fpn_bottleneck = ConvModule(len(in_channels) * channels, channels, 3, norm=norm)
+        self.bottleneck = ConvModule(coarsest + len(pool_scales) * channels, channels, 3, norm)
+        self.lateral_convs = nn.ModuleList(ConvModule(c, channels, 1, norm) for c in finer)
+        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3, norm) for _ in finer)
+        self.fpn_bottleneck = ConvModule(len(in_channels) * channels, channels, 3, norm)
 
     def pooled(self, coarsest: Tensor) -> Tensor:
         """The coarsest map (N, C, h, w) as (N, D, h, w) that knows its surroundings."""
-        views = [resized(module(coarsest), coarsest.shape[2:]) for module in self.psp_modules]
+        views = [resize_maps(module(coarsest), coarsest.shape[2:]) for module in self.psp_modules]
         return self.bottleneck(torch.cat([coarsest, *views], dim=1))
 
     def embed(self, maps: list[Tensor]) -> Tensor:
         """See `ClassifiedPixels.embed`."""
         coarsest = self.pooled(maps[-1])
         levels = [coarsest]  # coarse to fine
-        for maps_of_level, lateral in zip(maps[-2::-1], self.lateral_convs[::-1], strict=True):
-            level = lateral(maps_of_level)
+        for map_of_level, lateral in zip(maps[-2::-1], self.lateral_convs[::-1], strict=True):
+            level = lateral(map_of_level)
             # Not in place: ReLU keeps its output for the backward pass.
-            levels.append(level + resized(levels[-1], level.shape[2:]))
+            levels.append(level + resize_maps(levels[-1], level.shape[2:]))
         finer = [conv(x) for conv, x in zip(self.fpn_convs, levels[:0:-1], strict=True)]
         size = finer[0].shape[2:]
-        fused = [finer[0], *(resized(x, size) for x in [*finer[1:], coarsest])]
+        fused = [finer[0], *(resize_maps(x, size) for x in [*finer[1:], coarsest])]
         return self.fpn_bottleneck(torch.cat(fused, dim=1))
