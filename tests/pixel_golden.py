@@ -23,7 +23,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from data.compact_golden import load_weights
+from data.compact_pixel_golden import LARGE, load_weights
 from pixel_official import build_segmentor, head_weights, hooked_modules, our_name
 
 from rankseg_m2f.modeling.pixel.pixel_segmentor import PixelSegmentor
@@ -211,7 +211,8 @@ def selection_quality(ranked: RankedLabels, targets: PixelTargets) -> dict[str, 
 def official_values(case: Case) -> dict[str, Tensor]:
     """Outputs to compare, parameters by our names."""
     model = case.model()
-    values = {k: v for k, v in case.outputs.items() if not k.startswith(("backbone", "encoder"))}
+    given = ("backbone", "encoder", "step")
+    values = {k: v for k, v in case.outputs.items() if not k.startswith(given)}
     norms = case.meta.get("grad_norms", {})
     values |= {f"norm.{k}": torch.tensor(v) for k, v in norms.items()}
     if case.meta.get("per_image_stacked"):
@@ -258,6 +259,9 @@ class Row:
 def compare(case: Case) -> tuple[list[Row], list[str]]:
     """All outputs that our model makes, and the names of those it does not."""
     ours = our_values(case)
+    # Compact folders hold a part of the rows and columns of large maps.
+    step = int(case.outputs.get("step", 1))
+    ours |= {name: ours[name][..., ::step, ::step] for name in ours.keys() & set(LARGE)}
     rows, missing = [], []
     for name, official in official_values(case).items():
         if name not in ours:
