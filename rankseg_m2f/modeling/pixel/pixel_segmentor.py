@@ -23,8 +23,15 @@ from torch import Tensor, nn
 
 from rankseg_m2f.errors import UserError
 
-# Imported for its registration under the name configs use.
+# Imported for their registration under the names configs use.
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
+from rankseg_m2f.modeling.pixel.heads import (  # noqa: F401
+    deeplab,
+    enc,
+    sampled,
+    segmenter,
+    uper,
+)
 from rankseg_m2f.modeling.pixel.heads.fcn import FCNHead
 from rankseg_m2f.modeling.pixel.pixel_head import PixelHead
 from rankseg_m2f.modeling.rank_parts import build_rank_parts

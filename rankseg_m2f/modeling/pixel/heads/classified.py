@@ -7,9 +7,6 @@ are those of `decode_head` in the official code.
 Shapes: N frames, K labels, D channels of pixel embeddings; h, w of their map.
 """
 
-from abc import abstractmethod
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +19,6 @@ class ClassifiedPixels(PixelHead):
     """Pixel embeddings, classified by label weights.
 
     Args:
-        features: names of the maps the head reads, fine to coarse.
         channels: D.
         num_labels: K.
         table: label weights are `cls_emb` and `cls_bias_emb`, as with RankSeg; else those of a
@@ -31,16 +27,9 @@ class ClassifiedPixels(PixelHead):
     """
 
     def __init__(
-        self,
-        *,
-        features: Sequence[str],
-        channels: int,
-        num_labels: int,
-        table: bool = False,
-        dropout: float = 0.1,
+        self, *, channels: int, num_labels: int, table: bool = False, dropout: float = 0.1
     ):
         super().__init__()
-        self.features = tuple(features)
         self.table = table
         self.dropout = nn.Dropout2d(dropout)
         if table:
@@ -58,16 +47,10 @@ class ClassifiedPixels(PixelHead):
         """See `PixelHead.label_embeddings`."""
         return self.cls_emb[0] if self.table else self.conv_seg.weight.flatten(1)
 
-    @abstractmethod
-    def embed(self, maps: list[Tensor]) -> Tensor:
-        """Pixel embeddings (N, D, h, w) of the maps `features`."""
-
-    def classify(self, pixels: Tensor) -> EmbeddedLogits:
-        """Logits of pixel embeddings (N, D, h, w)."""
+    def classify(
+        self, pixels: Tensor, num_frames: int, presence_logits: Tensor | None = None
+    ) -> PixelPrediction:
+        """The prediction of pixel embeddings (N, D, h, w)."""
         bias = self.cls_bias_emb[0] if self.table else self.conv_seg.bias
-        return EmbeddedLogits(self.dropout(pixels), self.label_embeddings, bias)
-
-    def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
-        """See `PixelHead.forward`."""
-        pixels = self.embed([features[name] for name in self.features])
-        return PixelPrediction(None, self.classify(pixels), num_frames)
+        logits = EmbeddedLogits(self.dropout(pixels), self.label_embeddings, bias)
+        return PixelPrediction(presence_logits, logits, num_frames)

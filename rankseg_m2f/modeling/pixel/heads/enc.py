@@ -13,11 +13,19 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import get_norm
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from rankseg_m2f.modeling.pixel.conv_module import ConvModule
 from rankseg_m2f.modeling.pixel.heads.classified import ClassifiedPixels
+from rankseg_m2f.modeling.pixel.heads.head_config import (
+    classifier_settings,
+    decoder_settings,
+    feature_of,
+    refuse_ranks,
+)
 from rankseg_m2f.modeling.pixel.heads.segmenter import SegmenterHead
 from rankseg_m2f.structures.predictions import PixelPrediction
 
@@ -62,11 +70,13 @@ class EncModule(nn.Module):
         return encoding, F.relu(maps + maps * gate)
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class EncHead(ClassifiedPixels):
     """EncNet on the last feature map."""
 
     scores_labels = True
 
+    @configurable
     def __init__(
         self,
         *,
@@ -86,29 +96,35 @@ class EncHead(ClassifiedPixels):
             norm: see `ConvModule`.
             dropout: see `ClassifiedPixels`.
         """
-        super().__init__(
-            features=[feature], channels=channels, num_labels=num_labels, dropout=dropout
-        )
+        super().__init__(channels=channels, num_labels=num_labels, dropout=dropout)
+        self.feature = feature
         self.bottleneck = ConvModule(in_channels, channels, 3, norm)
         self.enc_module = EncModule(channels, num_codes, norm)
         self.se_layer = nn.Linear(channels, num_labels)
 
-    def embed(self, maps: list[Tensor]) -> Tensor:
-        """See `ClassifiedPixels.embed`."""
-        return self.enc_module(self.bottleneck(maps[0]))[1]
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        refuse_ranks(cfg, "selects no labels")
+        return {
+            **feature_of(cfg, input_shape),
+            **classifier_settings(cfg),
+            "num_codes": cfg.MODEL.PIXEL.NUM_CODES,
+        }
 
     def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
-        encoding, pixels = self.enc_module(self.bottleneck(features[self.features[0]]))
-        presence_logits = self.se_layer(of_clips(encoding, num_frames))
-        return PixelPrediction(presence_logits, self.classify(pixels), num_frames)
+        encoding, pixels = self.enc_module(self.bottleneck(features[self.feature]))
+        presence_logits = self.se_layer(of_clips(encoding, num_frames))  # (B, K)
+        return self.classify(pixels, num_frames, presence_logits)
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class EncSegmenterHead(SegmenterHead):
     """EncNet before Segmenter's decoder."""
 
     scores_labels = True
 
+    @configurable
     def __init__(
         self,
         *,
@@ -129,6 +145,15 @@ class EncSegmenterHead(SegmenterHead):
         self.bottleneck = ConvModule(in_channels, width, 3, norm)
         self.enc_module = EncModule(width, num_codes, norm)
         self.se_layer = nn.Linear(width, num_labels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        refuse_ranks(cfg, "selects no labels")
+        return {
+            **decoder_settings(cfg, input_shape),
+            "num_codes": cfg.MODEL.PIXEL.NUM_CODES,
+            "norm": cfg.MODEL.SEM_SEG_HEAD.NORM,
+        }
 
     def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor
 
+from rankseg_m2f.modeling.pixel.heads.head_config import decoder_settings, refuse_ranks
 from rankseg_m2f.modeling.pixel.heads.segmenter import SegmenterHead
 from rankseg_m2f.modeling.pixel.resize_maps import resize_maps
 from rankseg_m2f.rankseg.labels import ABSENT_LOGIT
@@ -45,9 +49,11 @@ class SampledLogits(DenseLogits):
         return SampledLogits(self.maps[frames], self.best)
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class SampledSegmenterHead(SegmenterHead):
     """The mask transformer with ESSNet's embeddings."""
 
+    @configurable
     def __init__(self, *, best: int = 50, num_labels: int, **settings):
         """
         Args:
@@ -56,6 +62,15 @@ class SampledSegmenterHead(SegmenterHead):
         """
         super().__init__(num_labels=num_labels, **settings)
         self.best = min(best, num_labels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        refuse_ranks(cfg, "selects labels for each pixel")
+        return {
+            **decoder_settings(cfg, input_shape),
+            "best": cfg.MODEL.PIXEL.DECODER.BEST,
+            "score_width": cfg.MODEL.PIXEL.DECODER.SCORE_WIDTH or None,
+        }
 
     def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`; while training, which labels are kept depends on the target."""

@@ -12,8 +12,18 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from rankseg_m2f.errors import UserError
+from rankseg_m2f.modeling.pixel.heads.head_config import (
+    decoder_settings,
+    feature_of,
+    ranks_labels,
+    refuse_ranks,
+)
 from rankseg_m2f.modeling.pixel.pixel_head import PixelHead
 from rankseg_m2f.rankseg.head import GroupWiseLinear, tokens_of_map
 from rankseg_m2f.rankseg.labels import ABSENT_LOGIT
@@ -131,9 +141,11 @@ class MaskTransformer(PixelHead):
         return patches @ labels.transpose(1, 2)
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class SegmenterHead(MaskTransformer):
     """The mask transformer, of all labels in their own order or of those selected."""
 
+    @configurable
     def __init__(self, *, num_labels: int, ranked: bool = False, **settings):
         """
         Args:
@@ -143,6 +155,10 @@ class SegmenterHead(MaskTransformer):
         """
         super().__init__(num_labels=num_labels, **settings)
         self.mask_norm = None if ranked else nn.LayerNorm(num_labels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        return {**decoder_settings(cfg, input_shape), "ranked": ranks_labels(cfg)}
 
     def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
@@ -162,11 +178,13 @@ class SegmenterHead(MaskTransformer):
         return DenseLogits(maps_of_tokens(scores, size))
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class RankedSegmenterHead(SegmenterHead):
     """RankSeg's own: the first block tells which labels are present, and refines their tokens."""
 
     scores_labels = True
 
+    @configurable
     def __init__(
         self,
         *,
@@ -190,6 +208,15 @@ class RankedSegmenterHead(SegmenterHead):
         self.pool = pool
         self.decoder_norm2 = nn.LayerNorm(width)
         self.ml_fc = GroupWiseLinear(num_labels, width)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        if not cfg.MODEL.RANKSEG.FLAG:
+            raise UserError(
+                "MODEL.RANKSEG.FLAG is False, and a RankedSegmenterHead is RankSeg's: without it "
+                "MODEL.SEM_SEG_HEAD.NAME is SegmenterHead"
+            )
+        return {**super().from_config(cfg, input_shape), "pool": cfg.MODEL.PIXEL.LABEL_POOL}
 
     def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
@@ -270,9 +297,11 @@ class PositionNorm(nn.Module):
         return gamma[:, None, None] * logits + beta[:, None, None]
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class OracleSegmenterHead(MaskTransformer):
     """The mask transformer that is told the labels of the ground truth: a bound on RankSeg."""
 
+    @configurable
     def __init__(self, *, num_labels: int, **settings):
         """
         Args:
@@ -280,6 +309,16 @@ class OracleSegmenterHead(MaskTransformer):
         """
         super().__init__(num_labels=num_labels, **settings)
         self.mask_norm = PositionNorm(num_labels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        refuse_ranks(cfg, "is told the labels of the ground truth")
+        if not cfg.MODEL.RANKSEG.USE_GT:
+            raise UserError(
+                "MODEL.RANKSEG.USE_GT is False, and an OracleSegmenterHead needs the labels of the "
+                "ground truth: set it True"
+            )
+        return decoder_settings(cfg, input_shape)
 
     def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`; the logits wait for `OracleLogits.seeing`."""
@@ -289,9 +328,11 @@ class OracleSegmenterHead(MaskTransformer):
         return PixelPrediction(None, logits, num_frames)
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class LinearSegmenterHead(PixelHead):
     """One linear classifier of patches: the original Segmenter's other decoder."""
 
+    @configurable
     def __init__(self, *, feature: str, in_channels: int, num_labels: int):
         """
         Args:
@@ -301,6 +342,11 @@ class LinearSegmenterHead(PixelHead):
         self.feature = feature
         self.head = nn.Linear(in_channels, num_labels)
         init_linear(self)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        num_labels = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        return {**feature_of(cfg, input_shape), "num_labels": num_labels}
 
     @property
     def label_embeddings(self) -> Tensor:
