@@ -119,7 +119,7 @@ def test_every_parameter_learns_and_ranks_follow_the_schedule(head, selection):
             if losses["loss_seg"] > 0:
                 grad = model.ml_norm.weight.grad != 0
                 assert torch.equal(grad, torch.arange(len(grad)) < used)
-                assert model.sem_seg_head.classifier.weight.grad.any()
+                assert model.sem_seg_head.conv_seg.weight.grad.any()
 
 
 @pytest.mark.parametrize("mean", ["all", "counted"])
@@ -315,8 +315,8 @@ def test_the_seam_carries_decoders_of_selected_tokens():
         (("MODEL.PIXEL.LOSS_MEAN", "some"), "LOSS_MEAN='some' must be one of all, counted"),
         (("MODEL.PIXEL.AUX_FEATURE", "res9"), "AUX_FEATURE='res9' must be a map of the backbone"),
         (("MODEL.PIXEL.LABEL_FEATURE", "p2"), "LABEL_FEATURE='p2' must be a map of the backbone"),
-        (("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2', 'res3']"), "an FCNHead reads one map"),
-        (("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2']"), "an FCNHead reads one map"),
+        (("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2', 'res3']"), "FCNHead reads one map"),
+        (("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2']"), "FCNHead reads one map"),
         (("MODEL.RANKSEG.TOPK", "0"), "TOPK=0: selection needs at least one"),
         (("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead"), "'MaskFormerHead' is not a pixel head"),
     ],
@@ -354,7 +354,7 @@ def test_label_embeddings_are_shared(share):
     model = tiny(*keys, "MODEL.RANKSEG.LOSS_WEIGHT", "1").train()
     assert (model.ml_head.cls_emb is None) == share
     model([picture([1, 2])])["loss_ml"].backward()
-    assert (model.sem_seg_head.classifier.weight.grad is not None) == share
+    assert (model.sem_seg_head.conv_seg.weight.grad is not None) == share
 
 
 def test_it_trains_and_is_evaluated(scenes, tmp_path, monkeypatch):
@@ -385,7 +385,7 @@ def test_it_trains_and_is_evaluated(scenes, tmp_path, monkeypatch):
     assert own["sem_seg"]["mIoU"] == results["sem_seg"]["mIoU"] and len(found) > 8
     # An evaluation does without the auxiliary head, and without nothing else.
     state = torch.load(weights[1], weights_only=True)["model"]
-    for name, fits in (("aux_head.", True), ("sem_seg_head.classifier", False)):
+    for name, fits in (("aux_head.", True), ("sem_seg_head.conv_seg", False)):
         torch.save(
             {"model": {k: v for k, v in state.items() if not k.startswith(name)}},
             tmp_path / "part.pth",
@@ -396,5 +396,5 @@ def test_it_trains_and_is_evaluated(scenes, tmp_path, monkeypatch):
         if fits:
             engine.load_model(part)
             continue
-        with pytest.raises(ValueError, match=r"nothing for sem_seg_head\.classifier"):
+        with pytest.raises(ValueError, match=r"nothing for sem_seg_head\.conv_seg"):
             engine.load_model(part)

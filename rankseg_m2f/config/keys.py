@@ -189,7 +189,9 @@ def _add_rankseg(cfg: CfgNode) -> None:
     # Adds the multi-label head; False is plain Mask2Former.
     node.FLAG = False
     # (ours) Form of ξ (Table 6): "encoder", the official transformer encoder layer; "decoder", two
-    # decoder layers in which label embeddings query the features; "pooled", average and linear.
+    # decoder layers in which label embeddings query the features; "pooled", average and linear. Of
+    # pixel segmentors also the official "separable" (DeepLabv3, UPerNet), "query2label", whose
+    # map must be averaged to 16 x 16 (PIXEL.LABEL_POOL), and "gap".
     node.HEAD = "encoder"
     # κ of Eq. 2; larger than K means K (a pure sort).
     node.TOPK = 0
@@ -200,6 +202,11 @@ def _add_rankseg(cfg: CfgNode) -> None:
     node.EVAL_MIN_SCORE = 0.0
     node.EVAL_MASS = 1.0
     node.LOSS_WEIGHT = 0.0
+    # (ours) Multi-label loss: "asymmetric", which focuses on hard negatives by GAMMA_NEG (0 for
+    # TranDec and GAP of Table 6), or "binary", the mean cross-entropy (EncNet, and the official
+    # Segmenter ViT-B on COCO-Stuff).
+    node.LABEL_LOSS = "asymmetric"
+    node.GAMMA_NEG = 2.0
     node.HIDDEN_DIM = 512
     # The head's label embeddings are the segmentor's class weights, projected when widths differ.
     node.SHARE_EMBEDDING = False
@@ -256,6 +263,22 @@ def _add_pixel(cfg: CfgNode) -> None:
     # side (0: as it is).
     node.LABEL_FEATURE = "res5"
     node.LABEL_POOL = 0
+    # Dilations of an ASPPHead (DeepLabv3), sides to which a UPerHead pools its coarsest map, and
+    # codewords of EncNet's heads.
+    node.DILATIONS = [1, 12, 24, 36]
+    node.POOL_SCALES = [1, 2, 3, 6]
+    node.NUM_CODES = 32
+    # Segmenter's mask transformer: width (0: that of the map it reads), number of blocks, dropout.
+    # A RankedSegmenterHead has one block more, 3 as published; it reads the map averaged to
+    # LABEL_POOL, 8 as published, or 0 for ADE20K-Full and COCO+LVIS.
+    node.DECODER = Config()
+    node.DECODER.WIDTH = 0
+    node.DECODER.DEPTH = 2
+    node.DECODER.DROPOUT = 0.1
+    # ESSNet (SampledSegmenterHead): dimensions in which pixels and labels meet (0: all), and how
+    # many labels of a pixel are compared.
+    node.DECODER.SCORE_WIDTH = 0
+    node.DECODER.BEST = 50
     # Cross-entropy is the mean over "all" pixels, ignored ones and those whose label is not
     # selected counting as 0, as in the official code; or over the "counted" ones alone.
     node.LOSS_MEAN = "all"

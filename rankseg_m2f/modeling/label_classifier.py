@@ -13,7 +13,7 @@ from torch import Tensor, nn
 # Imported for its registration under the name configs use.
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
-from rankseg_m2f.modeling.rank_parts import build_head, build_policy
+from rankseg_m2f.modeling.rank_parts import build_head, build_label_criterion, build_policy
 from rankseg_m2f.modeling.results import InferenceOptions, build_inference_options
 from rankseg_m2f.modeling.segmentor import Segmentor
 from rankseg_m2f.rankseg.head import tokens_of_map
@@ -85,6 +85,7 @@ class LabelClassifier(Segmentor):
             "policy": policy,
             "inference_options": build_inference_options(cfg),
             "label_loss_weight": cfg.MODEL.RANKSEG.LOSS_WEIGHT,
+            "label_criterion": build_label_criterion(cfg),
             **cls.input_settings(cfg, backbone),
         }
 

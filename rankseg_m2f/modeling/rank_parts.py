@@ -1,11 +1,15 @@
 """From MODEL.RANKSEG to the policy, the multi-label head and the temperatures of any family."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from detectron2.config import CfgNode
+from torch import Tensor
 
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.rankseg.head import LabelHead, build_label_head
+from rankseg_m2f.rankseg.loss import asymmetric_loss, binary_loss
 from rankseg_m2f.rankseg.policy import RankPolicy
 from rankseg_m2f.rankseg.temperature import RankTemperature
 
@@ -63,6 +67,24 @@ def build_head(cfg: CfgNode, in_channels: int, shared_channels: int | None = Non
         raise UserError(f"MODEL.RANKSEG.{error}") from error
 
 
+def build_label_criterion(cfg: CfgNode) -> Callable[[Tensor, Tensor], Tensor]:
+    """The multi-label loss that MODEL.RANKSEG.LABEL_LOSS names.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    node = cfg.MODEL.RANKSEG
+    losses = {
+        "asymmetric": partial(asymmetric_loss, gamma_neg=node.GAMMA_NEG),
+        "binary": binary_loss,
+    }
+    if node.LABEL_LOSS not in losses:
+        raise UserError(
+            f"MODEL.RANKSEG.LABEL_LOSS={node.LABEL_LOSS!r} must be one of {', '.join(losses)}"
+        )
+    return losses[node.LABEL_LOSS]
+
+
 def build_rank_parts(
     cfg: CfgNode, *, void: bool, in_channels: int | None, shared_channels: int | None = None
 ) -> dict:
@@ -76,8 +98,8 @@ def build_rank_parts(
             it has none.
 
     Returns:
-        `policy`, `label_loss_weight`, `given_scores`, and `ml_head` and `ml_norm`, each None where
-        the model does without.
+        `policy`, `label_loss_weight`, `label_criterion`, `given_scores`, and `ml_head` and
+        `ml_norm`, each None where the model does without.
 
     Raises:
         UserError: keys that do not fit each other.
@@ -88,6 +110,7 @@ def build_rank_parts(
     parts = {
         "policy": policy,
         "label_loss_weight": node.LOSS_WEIGHT,
+        "label_criterion": build_label_criterion(cfg),
         "given_scores": given_scores,
         "ml_head": None,
         "ml_norm": None,

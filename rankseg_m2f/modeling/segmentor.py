@@ -54,12 +54,14 @@ class Segmentor(ClipModel, ABC):
         policy: RankPolicy,
         inference_options: InferenceOptions,
         label_loss_weight: float,
+        label_criterion: Callable[[Tensor, Tensor], Tensor] = asymmetric_loss,
         given_scores: bool = False,
         **input_settings,
     ):
         """
         Args:
             label_loss_weight: of "loss_ml".
+            label_criterion: presence logits (B, K) and presence (B, K) to "loss_ml".
             given_scores: presence comes with the inputs (MODEL.RANKSEG.SCORES).
             input_settings: see `ClipModel`.
         """
@@ -67,6 +69,7 @@ class Segmentor(ClipModel, ABC):
         self.policy = policy
         self.inference_options = inference_options
         self.label_loss_weight = label_loss_weight
+        self.label_criterion = label_criterion
         self.given_scores = given_scores
         self.progress: float | None = None
 
@@ -136,7 +139,7 @@ class Segmentor(ClipModel, ABC):
         """The weighted loss of the multi-label head ("loss_ml"), where there is one to learn."""
         if prediction.presence_logits is None or self.given_scores:
             return {}
-        loss = asymmetric_loss(prediction.presence_logits.float(), targets.presence)
+        loss = self.label_criterion(prediction.presence_logits.float(), targets.presence)
         return {"loss_ml": loss * self.label_loss_weight}
 
     def choose(

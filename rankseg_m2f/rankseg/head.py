@@ -3,70 +3,17 @@
 Shapes: B clips, L feature tokens, K labels, C feature channels, D head width.
 """
 
-import math
-from abc import ABC, abstractmethod
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rankseg_m2f.rankseg.label_head import EmbeddingLabelHead, GroupWiseLinear, LabelHead
+from rankseg_m2f.rankseg.pixel_label_head import PooledConvLabelHead, SeparableLabelHead
+from rankseg_m2f.rankseg.query2label import Query2LabelHead
 from rankseg_m2f.rankseg.transformer import Block, DecoderBlock
 
 
-class GroupWiseLinear(nn.Module):
-    """One linear classifier per label: (B, K, D) to logits (B, K)."""
-
-    def __init__(self, num_labels: int, channels: int):
-        super().__init__()
-        bound = 1 / math.sqrt(channels)
-        self.W = nn.Parameter(torch.empty(1, num_labels, channels).uniform_(-bound, bound))
-        self.b = nn.Parameter(torch.empty(1, num_labels).uniform_(-bound, bound))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return (self.W * tokens).sum(-1) + self.b
-
-
-class LabelHead(nn.Module, ABC):
-    """ξ of the paper, the part all forms share: one embedding per label, learned or shared.
-
-    Args:
-        num_labels: K.
-        width: of an embedding, D.
-        shared_channels: width of the label embeddings handed to `forward`, when the segmentor
-            shares its class weights (SHARE_EMBEDDING); None: the head learns its own.
-    """
-
-    def __init__(self, num_labels: int, width: int, shared_channels: int | None = None):
-        super().__init__()
-        self.num_labels = num_labels
-        self.cls_emb = None
-        self.share = None
-        if shared_channels is None:
-            self.cls_emb = nn.Parameter(torch.empty(1, num_labels, width))
-            nn.init.trunc_normal_(self.cls_emb, std=0.02)
-        elif shared_channels == width:
-            self.share = nn.Identity()
-        else:
-            self.share = nn.Linear(shared_channels, width)
-
-    def embeddings(self, label_embeddings: Tensor | None) -> Tensor:
-        """(1, K, D): the learned ones, or those of (K, shared_channels) handed in."""
-        return self.cls_emb if self.share is None else self.share(label_embeddings)[None]
-
-    @abstractmethod
-    def forward(self, features: Tensor, label_embeddings: Tensor | None = None) -> Tensor:
-        """Presence logits of all labels.
-
-        Args:
-            features: (B, L, C), queries or flattened pixels (`tokens_of_map`).
-            label_embeddings: (K, shared_channels), only when built to share them.
-
-        Returns:
-            (B, K) float.
-        """
-
-
-class MultiLabelHead(LabelHead):
+class MultiLabelHead(EmbeddingLabelHead):
     """One transformer encoder layer over features and label embeddings: the official form.
 
     Args:
@@ -74,7 +21,7 @@ class MultiLabelHead(LabelHead):
         in_channels: C of the feature tokens.
         hidden_dim: D.
         dropout: in the transformer layers.
-        shared_channels: see `LabelHead`.
+        shared_channels: see `EmbeddingLabelHead`.
     """
 
     def __init__(
@@ -126,7 +73,7 @@ class DecoderLabelHead(MultiLabelHead):
         return embeddings
 
 
-class PooledLabelHead(LabelHead):
+class PooledLabelHead(EmbeddingLabelHead):
     """Average over tokens, then one linear classifier whose weights are the label embeddings.
 
     Args:
@@ -145,19 +92,26 @@ class PooledLabelHead(LabelHead):
         return F.linear(features.mean(1), self.embeddings(label_embeddings)[0], self.bias)
 
 
-# Forms of ξ (Table 6 of the paper).
+# Forms of ξ, of tokens of any kind.
 HEADS = {"encoder": MultiLabelHead, "decoder": DecoderLabelHead, "pooled": PooledLabelHead}
+# Those of the official pixel segmentors: of DeepLabv3 and UPerNet, and two of Segmenter (Table 6).
+PIXEL_HEADS = {
+    "separable": SeparableLabelHead,
+    "query2label": Query2LabelHead,
+    "gap": PooledConvLabelHead,
+}
 
 
 def build_label_head(form: str, *args, **settings) -> LabelHead:
-    """The head of a form of `HEADS`, with the arguments of `MultiLabelHead`.
+    """The head of a form of `HEADS` or `PIXEL_HEADS`, with the arguments of `MultiLabelHead`.
 
     Raises:
         ValueError: an unknown form.
     """
-    if form not in HEADS:
-        raise ValueError(f"HEAD={form!r} is none of {', '.join(HEADS)}")
-    return HEADS[form](*args, **settings)
+    heads = HEADS | PIXEL_HEADS
+    if form not in heads:
+        raise ValueError(f"HEAD={form!r} is none of {', '.join(heads)}")
+    return heads[form](*args, **settings)
 
 
 def tokens_of_map(features: Tensor, num_frames: int = 1) -> Tensor:

@@ -36,6 +36,14 @@ def asymmetric_loss(
     return -((1 - confidence) ** gamma * log_likelihood).sum() / presence_logits.numel()
 
 
+def binary_loss(presence_logits: Tensor, presence: Tensor) -> Tensor:
+    """Mean binary cross-entropy, as EncNet and the COCO-Stuff recipe of Segmenter ViT-B have it.
+
+    Arguments and result of `asymmetric_loss`.
+    """
+    return F.binary_cross_entropy_with_logits(presence_logits, presence.to(presence_logits.dtype))
+
+
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, mean: str = "all") -> Tensor:
     """Cross-entropy of pixels, at the size of the label map.
 

@@ -28,6 +28,13 @@ class PixelLogits(ABC):
     def __getitem__(self, frames: slice) -> "PixelLogits":
         """Those of some of the frames."""
 
+    def seeing(self, present: Tensor) -> "PixelLogits":
+        """The logits of a head that is told which labels (N, K) bool are present (an oracle).
+
+        Most heads have no use for it.
+        """
+        return self
+
 
 @dataclass
 class DenseLogits(PixelLogits):

@@ -8,10 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from rankseg_m2f.structures.pixel_logits import EmbeddedLogits
 from rankseg_m2f.structures.predictions import PixelPrediction, PixelTargets
 
 
@@ -57,22 +55,3 @@ class PixelHead(nn.Module, ABC):
             criterion: logits (N, κ, h, w) and labels (N, H, W) to a scalar.
         """
         return {"loss_seg": criterion(prediction.logits.of_all(), labels)}
-
-
-class PixelClassifier(nn.Module):
-    """A 1x1 convolution whose outputs are made once it is known which labels are wanted.
-
-    Attributes:
-        weight: (K, C) label embeddings.
-        bias: (K,).
-    """
-
-    def __init__(self, channels: int, num_labels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_labels, channels))
-        self.bias = nn.Parameter(torch.zeros(num_labels))
-        nn.init.trunc_normal_(self.weight, std=0.02)
-
-    def forward(self, pixels: Tensor) -> EmbeddedLogits:
-        """Logits of pixels (N, C, h, w)."""
-        return EmbeddedLogits(pixels, self.weight, self.bias)

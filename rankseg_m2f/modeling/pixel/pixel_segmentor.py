@@ -23,8 +23,15 @@ from torch import Tensor, nn
 
 from rankseg_m2f.errors import UserError
 
-# Imported for its registration under the name configs use.
+# Imported for their registration under the names configs use.
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
+from rankseg_m2f.modeling.pixel.heads import (  # noqa: F401
+    deeplab,
+    enc,
+    sampled,
+    segmenter,
+    uper,
+)
 from rankseg_m2f.modeling.pixel.heads.fcn import FCNHead
 from rankseg_m2f.modeling.pixel.pixel_head import PixelHead
 from rankseg_m2f.modeling.rank_parts import build_rank_parts
@@ -149,7 +156,8 @@ class PixelSegmentor(Segmentor):
 
     def mask_absent(self, prediction: PixelPrediction, presence: Tensor) -> PixelPrediction:
         """See `Segmentor.mask_absent`; carried out on the labels selected."""
-        return replace(prediction, present=presence)
+        frames = presence.repeat_interleave(prediction.num_frames, dim=0)  # (N, K)
+        return replace(prediction, present=presence, logits=prediction.logits.seeing(frames))
 
     def ranked(
         self, prediction: PixelPrediction, ranked: RankedLabels | None, scaled: bool = True

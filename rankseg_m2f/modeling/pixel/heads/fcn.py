@@ -8,14 +8,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from rankseg_m2f.errors import UserError
 from rankseg_m2f.modeling.pixel.conv_module import ConvModule
-from rankseg_m2f.modeling.pixel.pixel_head import PixelClassifier, PixelHead
+from rankseg_m2f.modeling.pixel.heads.classified import ClassifiedPixels
+from rankseg_m2f.modeling.pixel.heads.head_config import classifier_settings, feature_of
 from rankseg_m2f.structures.predictions import PixelPrediction
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class FCNHead(PixelHead):
+class FCNHead(ClassifiedPixels):
     """3x3 convolutions, dropout of whole channels, classifier; linear without convolutions."""
 
     @configurable
@@ -35,39 +35,21 @@ class FCNHead(PixelHead):
             feature: name of the map that is read.
             channels: C; without convolutions it is `in_channels`.
         """
-        super().__init__()
-        self.feature = feature
         widths = [in_channels] + [channels] * num_convs
+        super().__init__(channels=widths[-1], num_labels=num_labels, dropout=dropout)
+        self.feature = feature
         self.convs = nn.Sequential(
             *(ConvModule(*widths[i : i + 2], kernel=3, norm=norm) for i in range(num_convs))
         )
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = PixelClassifier(widths[-1], num_labels)
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
-        node, names = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
-        if len(names) != 1 or names[0] not in input_shape:
-            raise UserError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES={list(names)}: an FCNHead reads one map of the "
-                f"backbone, which has {', '.join(input_shape)}"
-            )
         return {
-            "feature": names[0],
-            "in_channels": input_shape[names[0]].channels,
-            "channels": node.CONVS_DIM,
-            "num_labels": node.NUM_CLASSES,
+            **feature_of(cfg, input_shape),
+            **classifier_settings(cfg),
             "num_convs": cfg.MODEL.PIXEL.NUM_CONVS,
-            "norm": node.NORM,
-            "dropout": cfg.MODEL.PIXEL.DROPOUT,
         }
-
-    @property
-    def label_embeddings(self) -> Tensor:
-        """See `PixelHead.label_embeddings`."""
-        return self.classifier.weight
 
     def forward(self, features: dict[str, Tensor], num_frames: int) -> PixelPrediction:
         """See `PixelHead.forward`."""
-        pixels = self.dropout(self.convs(features[self.feature]))  # (N, C, h, w)
-        return PixelPrediction(None, self.classifier(pixels), num_frames)
+        return self.classify(self.convs(features[self.feature]), num_frames)
