@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "ops": set(),
     "layers": {"ops"},
     "structures": set(),
-    "modeling": {"rankseg", "layers", "structures"},
+    "modeling": {"rankseg", "layers", "structures", "errors"},
     "images": {"errors"},
     "files": set(),
     "label_scores": set(),
@@ -55,7 +55,7 @@ WITHOUT = {
 }
 ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"data", "evaluation"}}
 # Slow to import, or missing on some machines: never at the top of a module.
-LAZY = {"cv2", "matplotlib", "transformers", "torchvision"}
+LAZY = {"cv2", "matplotlib", "timm", "transformers", "torchvision"}
 
 
 def room(path: Path) -> str:
