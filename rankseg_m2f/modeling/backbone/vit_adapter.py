@@ -177,9 +177,7 @@ class BEiTAdapter(_Adapter):
             drop_path_rate=drop_path_rate,
             norm_eps=norm_eps,
         )
-        super().__init__(
-            body, injector_init=init_values, drop_path_rate=drop_path_rate, **adapter
-        )
+        super().__init__(body, injector_init=init_values, drop_path_rate=drop_path_rate, **adapter)
         self.cls_token = body.cls_token
         self.img_size = tuple(img_size)
 
