@@ -181,6 +181,7 @@ class BackboneCase:
     images: Tensor  # normalised
     outputs: dict[str, Tensor]
     noise: dict[str, float]  # of the official code: its float32 against its float64
+    seed: int
 
 
 def packed_cases() -> list[str]:
@@ -232,4 +233,5 @@ def _case(official: dict, meta: dict, image, weights: dict, outputs: dict) -> Ba
         (torch.from_numpy(image).float() - mean) / std,
         {k: torch.from_numpy(v) for k, v in outputs.items()},
         meta["fp32_vs_fp64_max_abs"],
+        meta["seed"],
     )

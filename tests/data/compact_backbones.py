@@ -15,14 +15,16 @@ import numpy as np
 # Names of backbone parameters in whole models; the adapter's cases are backbones alone.
 _PARTS = ("backbone.", "encoder.")
 _OUTPUTS = ("backbone.", "backbone_cls_emb.", "encoder")
-_META = ("pixel_mean", "pixel_std", "fp32_vs_fp64_max_abs")
+_META = ("pixel_mean", "pixel_std", "fp32_vs_fp64_max_abs", "seed")
 
 
 def compact_case(source: Path, target: Path) -> None:
     """Copy one case folder into one file."""
     weights = dict(np.load(source / "weights.npz"))
+    kept_outputs = (*_OUTPUTS, "grad.")
     if any(name.startswith(_PARTS) for name in weights):
         weights = {k: v for k, v in weights.items() if k.startswith(_PARTS)}
+        kept_outputs = _OUTPUTS  # gradients there are those of losses of the head
     floats = {k: v for k, v in weights.items() if v.dtype == np.float32}
     joined = np.concatenate([v.ravel() for v in floats.values()])
     half = joined.astype(np.float16)
@@ -42,7 +44,7 @@ def compact_case(source: Path, target: Path) -> None:
         half=half,
         image=np.load(source / "inputs.npz")["image"],
         **{key: np.array(text) for key, text in texts.items()},
-        **{f"out:{k}": v for k, v in outputs.items() if k.startswith(_OUTPUTS)},
+        **{f"out:{k}": v for k, v in outputs.items() if k.startswith(kept_outputs)},
     )
 
 

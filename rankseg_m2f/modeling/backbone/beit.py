@@ -13,6 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.position_tables import PositionTable
 from rankseg_m2f.modeling.backbone.timm_models import timm_beit
 from rankseg_m2f.modeling.backbone.token_maps import to_map, without_padding
@@ -48,12 +49,11 @@ class BEiT(Backbone):
         """Arguments are the keys of MODEL.BEIT in lower case.
 
         Raises:
-            UserError: timm is not installed.
-            ValueError: `out_blocks` are not four blocks of the model.
+            UserError: timm is not installed, or `out_blocks` are not four blocks of the model.
         """
         super().__init__()
         if len(out_blocks) != len(_FEATURES) or not all(0 <= i < depth for i in out_blocks):
-            raise ValueError(
+            raise UserError(
                 f"MODEL.BEIT.OUT_BLOCKS {list(out_blocks)} must be four blocks of 0..{depth - 1}"
             )
         beit = timm_beit(
@@ -105,7 +105,7 @@ class BEiT(Backbone):
         """Images (N, 3, H, W) to name -> (N, C, H / s, W / s), s = 4, 8, 16, 32.
 
         Raises:
-            ValueError: an image larger than the model's.
+            UserError: an image is larger than the model's.
         """
         x = self.patch_embed(pad_to_size(images, self.img_size))  # (N, h * w, C)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
@@ -129,11 +129,11 @@ def pad_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images with zeros on the right and at the bottom, (N, 3, *size).
 
     Raises:
-        ValueError: they are larger.
+        UserError: they are larger.
     """
     height, width = images.shape[-2:]
     if height > size[0] or width > size[1]:
-        raise ValueError(
+        raise UserError(
             f"images of {height}x{width} are larger than the {size[0]}x{size[1]} that relative "
             "position biases were made for (IMG_SIZE): use sliding windows of that size"
         )

@@ -6,6 +6,8 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from detectron2.projects.deeplab.resnet import DeepLabStem
 
+from rankseg_m2f.errors import UserError
+
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -18,11 +20,11 @@ def build_resnet_v1c_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     Unlike Detectron2's DeepLab ResNet, the first block of a dilated stage has half the dilation.
 
     Raises:
-        ValueError: a depth that v1c does not have.
+        UserError: a depth that v1c does not have.
     """
     keys = cfg.MODEL.RESNETS
     if keys.DEPTH not in _BLOCKS:
-        raise ValueError(f"MODEL.RESNETS.DEPTH is {keys.DEPTH}, must be one of {list(_BLOCKS)}")
+        raise UserError(f"MODEL.RESNETS.DEPTH is {keys.DEPTH}, must be one of {list(_BLOCKS)}")
     stages = []
     channels, width = keys.STEM_OUT_CHANNELS, keys.NUM_GROUPS * keys.WIDTH_PER_GROUP
     out_channels = keys.RES2_OUT_CHANNELS

@@ -12,6 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.position_tables import PositionTable, resize_position_embedding
 from rankseg_m2f.modeling.backbone.timm_models import timm_vit
 from rankseg_m2f.modeling.backbone.token_maps import to_map
@@ -54,8 +55,7 @@ class ViT(Backbone):
         """Arguments are the keys of MODEL.VIT in lower case.
 
         Raises:
-            UserError: timm is not installed.
-            ValueError: a block or a way to resize that does not exist.
+            UserError: timm is not installed, or a block or a way to resize that does not exist.
         """
         super().__init__()
         out_blocks = list(out_blocks) or [depth - 1]
@@ -146,12 +146,12 @@ def _check(
 ) -> None:
     unknown = [i for i in out_blocks if not 0 <= i < depth]
     if unknown:
-        raise ValueError(f"MODEL.VIT.OUT_BLOCKS {unknown} must be in 0..{depth - 1}")
+        raise UserError(f"MODEL.VIT.OUT_BLOCKS {unknown} must be in 0..{depth - 1}")
     if resize not in _RESIZES:
-        raise ValueError(f"MODEL.VIT.POSITION_RESIZE is {resize!r}, must be one of {_RESIZES}")
+        raise UserError(f"MODEL.VIT.POSITION_RESIZE is {resize!r}, must be one of {_RESIZES}")
     if trigger not in _TRIGGERS:
-        raise ValueError(f"MODEL.VIT.POSITION_TRIGGER is {trigger!r}, must be one of {_TRIGGERS}")
+        raise UserError(f"MODEL.VIT.POSITION_TRIGGER is {trigger!r}, must be one of {_TRIGGERS}")
     if not 0 <= label_tokens_from < depth:
-        raise ValueError(
+        raise UserError(
             f"MODEL.VIT.LABEL_TOKENS_FROM is {label_tokens_from}, must be in 0..{depth - 1}"
         )

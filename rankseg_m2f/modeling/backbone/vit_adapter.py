@@ -14,6 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.layers.position_tables import PositionTable, resize_position_embedding
 from rankseg_m2f.modeling.backbone.adapter_blocks import (
@@ -161,11 +162,10 @@ class BEiTAdapter(_Adapter):
         """Arguments are keys of MODEL.BEIT, and of MODEL.VIT_ADAPTER, in lower case.
 
         Raises:
-            UserError: timm is not installed.
-            ValueError: interactions or sizes that do not fit.
+            UserError: timm is not installed, or interactions or sizes that do not fit.
         """
         if any(side % _DIVISIBILITY for side in img_size):
-            raise ValueError(f"MODEL.BEIT.IMG_SIZE {img_size} must be multiples of {_DIVISIBILITY}")
+            raise UserError(f"MODEL.BEIT.IMG_SIZE {img_size} must be multiples of {_DIVISIBILITY}")
         body = timm_beit(
             img_size=img_size,
             patch_size=patch_size,
@@ -230,11 +230,10 @@ class ViTAdapter(_Adapter):
         attention over the whole image, or is empty.
 
         Raises:
-            UserError: timm is not installed.
-            ValueError: interactions or windows that do not fit.
+            UserError: timm is not installed, or interactions or windows that do not fit.
         """
         if len(windows) not in (0, depth):
-            raise ValueError(
+            raise UserError(
                 f"MODEL.VIT_ADAPTER.WINDOWS has {len(windows)} entries, must have one for each of "
                 f"{depth} blocks, or none"
             )
@@ -301,12 +300,12 @@ def _check(
 ) -> None:
     covered = [i for first, last in interactions for i in range(first, last + 1)]
     if len(interactions) != len(_FEATURES) or covered != list(range(depth)):
-        raise ValueError(
+        raise UserError(
             f"MODEL.VIT_ADAPTER.INTERACTIONS {list(interactions)} must be four spans (first, last) "
             f"that hold blocks 0..{depth - 1} in order"
         )
     if tuple(patch_size) != (16, 16):
-        raise ValueError(f"ViT-Adapter needs patches of 16 pixels, not {patch_size}")
+        raise UserError(f"ViT-Adapter needs patches of 16 pixels, not {patch_size}")
 
 
 def _initialise(module: nn.Module) -> None:

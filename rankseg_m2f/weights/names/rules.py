@@ -20,13 +20,14 @@ class Rule:
     """Some of their parameters, mostly one, are one of ours.
 
     `join` makes ours of theirs, in the order of `theirs`; `split` is its inverse, None where
-    nobody needs it.
+    nobody needs it. `at_root`: their name stands beside the backbone, without its prefix.
     """
 
     theirs: tuple[str, ...]
     ours: str
     join: Callable[..., Tensor] = lambda tensor: tensor
     split: Callable[[Tensor], Sequence[Tensor]] | None = lambda tensor: (tensor,)
+    at_root: bool = False
 
 
 def rename(theirs: str, ours: str) -> Rule:
@@ -125,8 +126,9 @@ def to_theirs(state: Mapping[str, Tensor], source: Source) -> tuple[dict[str, Te
         for rule in source.rules:
             names = [_translate(bare, rule.ours, template) for template in rule.theirs]
             if rule.split is not None and names[0] is not None:
+                prefix = "" if rule.at_root else source.prefixes[0]
                 named = zip(names, rule.split(value), strict=True)
-                theirs |= {source.prefixes[0] + name: part for name, part in named}
+                theirs |= {prefix + name: part for name, part in named}
                 break
         else:
             left.append(key)
