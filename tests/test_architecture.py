@@ -67,7 +67,7 @@ WITHOUT = {
 }
 ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"annotations", "data", "evaluation"}}
 # Slow to import, or missing on some machines: never at the top of a module.
-LAZY = {"cv2", "matplotlib", "transformers", "torchvision"}
+LAZY = {"cv2", "matplotlib", "timm", "transformers", "torchvision"}
 
 
 def room(path: Path) -> str:

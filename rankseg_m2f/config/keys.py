@@ -35,6 +35,7 @@ def add_rankseg_config(cfg: CfgNode) -> None:
     _add_test(cfg)
     _add_mask_former(cfg)
     _add_swin(cfg)
+    _add_vit(cfg)
     _add_rankseg(cfg)
     _add_pixel(cfg)
     # (ours) YAML files that describe your own datasets; see datasets/README.md.
@@ -182,6 +183,78 @@ def _add_swin(cfg: CfgNode) -> None:
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Recompute blocks in the backward pass: less memory, about a third more time.
     node.USE_CHECKPOINT = False
+
+
+def _add_vit(cfg: CfgNode) -> None:
+    # (ours, as all of VIT, BEIT and VIT_ADAPTER) Backbone "ViT"; ViT-B/16 of Segmenter.
+    vit = cfg.MODEL.VIT = CfgNode()
+    # Height and width that the position embedding is made for; images may have any size.
+    vit.IMG_SIZE = [512, 512]
+    vit.PATCH_SIZE = 16
+    vit.EMBED_DIM = 768
+    vit.DEPTH = 12
+    vit.NUM_HEADS = 12
+    vit.MLP_RATIO = 4.0
+    # First value of a learnable factor on each update, as in DeiT III; None: no factor.
+    vit.LAYER_SCALE = None
+    # Grows linearly from 0 in the first block to this in the last.
+    vit.DROP_PATH_RATE = 0.1
+    # mmseg's 1e-6; the original Segmenter's weights were trained with 1e-5.
+    vit.NORM_EPS = 1e-6
+    vit.FINAL_NORM = True
+    # How the position embedding is resized, in a file and at run time: mmseg's "bicubic", or the
+    # original Segmenter's "bilinear".
+    vit.POSITION_RESIZE = "bicubic"
+    # When it is at run time: "tokens", if the number of patches differs, as the official code,
+    # which leaves 1024x256 pixels with the embedding of 512x512; or "grid", if height or width do.
+    vit.POSITION_TRIGGER = "tokens"
+    # Blocks whose maps are given; empty: the last.
+    vit.OUT_BLOCKS = []
+    # Class embeddings that are tokens of the backbone ("cls_emb" of RankSeg's model zoo): how many,
+    # 0 for none, and the block before which they join.
+    vit.LABEL_TOKENS = 0
+    vit.LABEL_TOKENS_FROM = 11
+    # Recompute blocks in the backward pass: less memory, about a third more time.
+    vit.USE_CHECKPOINT = False
+
+    # Backbone "BEiT"; BEiT-L of its UPerNet.
+    beit = cfg.MODEL.BEIT = CfgNode()
+    # Height and width of every image: relative position biases fit no other number of patches.
+    beit.IMG_SIZE = [640, 640]
+    beit.PATCH_SIZE = 16
+    beit.EMBED_DIM = 1024
+    beit.DEPTH = 24
+    beit.NUM_HEADS = 16
+    beit.MLP_RATIO = 4.0
+    # First value of the learnable factor on each update.
+    beit.INIT_VALUES = 1e-6
+    beit.DROP_PATH_RATE = 0.2
+    beit.NORM_EPS = 1e-6
+    # Norm of the feature pyramid, one of detectron2.layers.get_norm.
+    beit.NORM = "SyncBN"
+    # The four blocks whose maps, raw, become res2..res5.
+    beit.OUT_BLOCKS = [7, 11, 15, 23]
+    beit.USE_CHECKPOINT = False
+
+    # Backbones "BEiTAdapter" and "ViTAdapter", whose transformers are those of BEIT and VIT; the
+    # position embedding of the latter follows the grid.
+    adapter = cfg.MODEL.VIT_ADAPTER = CfgNode()
+    # Width of the convolutional stem.
+    adapter.CONV_CHANNELS = 64
+    # First and last block of each of four interactions.
+    adapter.INTERACTIONS = [[0, 5], [6, 11], [12, 17], [18, 23]]
+    # Extractors after the last interaction's own.
+    adapter.EXTRA_EXTRACTORS = 2
+    # Hidden width of the pyramid's feed-forward layers over that of the transformer.
+    adapter.FFN_RATIO = 0.25
+    # Heads and points of deformable attention, and the width of its values over the transformer's.
+    adapter.DEFORM_HEADS = 16
+    adapter.DEFORM_POINTS = 4
+    adapter.DEFORM_RATIO = 0.5
+    adapter.NORM = "SyncBN"
+    # "ViTAdapter" alone: for each block the side in patches of the windows its attention stays in,
+    # 0: the whole image; empty: 0 for all.
+    adapter.WINDOWS = []
 
 
 def _add_rankseg(cfg: CfgNode) -> None:

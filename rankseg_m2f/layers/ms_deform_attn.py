@@ -15,15 +15,24 @@ from rankseg_m2f.ops.dispatch import ms_deform_attn
 class MSDeformAttn(nn.Module):
     """Each query reads P points per level and head around its reference point."""
 
-    def __init__(self, channels: int = 256, levels: int = 3, heads: int = 8, points: int = 4):
+    def __init__(
+        self,
+        channels: int = 256,
+        levels: int = 3,
+        heads: int = 8,
+        points: int = 4,
+        value_channels: int | None = None,
+    ):
+        """`value_channels`: width of what is read, over all heads; None: `channels`."""
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"{channels} channels do not split into {heads} heads")
+        value_channels = value_channels or channels
+        if value_channels % heads:
+            raise ValueError(f"{value_channels} channels do not split into {heads} heads")
         self.grid = (heads, levels, points)
         self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
         self.attention_weights = nn.Linear(channels, heads * levels * points)
-        self.value_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.value_proj = nn.Linear(channels, value_channels)
+        self.output_proj = nn.Linear(value_channels, channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

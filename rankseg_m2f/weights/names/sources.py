@@ -1,0 +1,41 @@
+"""All sources of backbone weights we know, and the one door for a file of any of them."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from rankseg_m2f.weights.names.google_vit import GOOGLE_VIT
+from rankseg_m2f.weights.names.huggingface_vit import HUGGINGFACE_BEIT, HUGGINGFACE_VIT
+from rankseg_m2f.weights.names.mmseg_resnet import MMSEG_RESNET
+from rankseg_m2f.weights.names.mmseg_swin import MMSEG_SWIN
+from rankseg_m2f.weights.names.mmseg_vit import MMSEG_VIT
+from rankseg_m2f.weights.names.mmseg_vit_adapter import MMSEG_VIT_ADAPTER
+from rankseg_m2f.weights.names.official_beit import OFFICIAL_BEIT
+from rankseg_m2f.weights.names.original_segmenter import ORIGINAL_SEGMENTER
+from rankseg_m2f.weights.names.rules import Source, is_from, to_ours
+from rankseg_m2f.weights.names.timm_vit import TIMM_VIT
+
+# The first whose mark is in a file counts: an adapter's file has the names of its BEiT or ViT too.
+SOURCES = (
+    MMSEG_VIT_ADAPTER,
+    MMSEG_VIT,
+    MMSEG_SWIN,
+    MMSEG_RESNET,
+    ORIGINAL_SEGMENTER,
+    GOOGLE_VIT,
+    HUGGINGFACE_BEIT,
+    HUGGINGFACE_VIT,
+    OFFICIAL_BEIT,
+    TIMM_VIT,
+)
+
+
+def source_of(state: Mapping[str, Tensor]) -> Source | None:
+    """Whose names a file has; None: not a backbone of another's that we know."""
+    return next((source for source in SOURCES if is_from(source, state)), None)
+
+
+def our_backbone_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a file under our names; a file of no known source stays as it is."""
+    source = source_of(state)
+    return dict(state) if source is None else to_ours(state, source)
