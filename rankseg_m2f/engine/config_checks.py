@@ -3,14 +3,14 @@
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.registry import Registry
 
 import rankseg_m2f.registration  # noqa: F401
 from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.errors import UserError, require_one_of
-from rankseg_m2f.modeling.query.masked_decoder import TRANSFORMER_DECODER_REGISTRY
+from rankseg_m2f.modeling.segmentor import Segmentor
 from rankseg_m2f.ops import backends
 
 # Values of metadata's evaluator_type for datasets of videos.
@@ -84,25 +84,9 @@ def check_model(cfg: CfgNode) -> None:
         _check_stages(cfg, "MODEL.RESNETS.OUT_FEATURES")
     if cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer":
         _check_stages(cfg, "MODEL.SWIN.OUT_FEATURES")
-    if cfg.MODEL.META_ARCHITECTURE != "LabelClassifier":
-        _check_segmentor(cfg)
-
-
-def _check_segmentor(cfg: CfgNode) -> None:
-    _check_registered(cfg, "MODEL.SEM_SEG_HEAD.NAME", SEM_SEG_HEADS_REGISTRY)
-    _check_registered(cfg, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", SEM_SEG_HEADS_REGISTRY)
-    decoders = TRANSFORMER_DECODER_REGISTRY
-    _check_registered(cfg, "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", decoders)
-    heads = cfg.MODEL.MASK_FORMER.NHEADS
-    for key in ("MODEL.MASK_FORMER.HIDDEN_DIM", "MODEL.SEM_SEG_HEAD.CONVS_DIM"):
-        if cfg.lookup(key) % heads:
-            raise UserError(
-                f"{key}={cfg.lookup(key)} must be a multiple of MODEL.MASK_FORMER.NHEADS={heads}"
-            )
-    head = cfg.MODEL.SEM_SEG_HEAD
-    # Its channels are normalised in 32 groups.
-    if head.CONVS_DIM % 32 and head.PIXEL_DECODER_NAME == "MSDeformAttnPixelDecoder":
-        raise UserError(f"MODEL.SEM_SEG_HEAD.CONVS_DIM={head.CONVS_DIM} must be a multiple of 32")
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if issubclass(architecture, Segmentor):
+        architecture.check_config(cfg)
 
 
 def _check_registered(cfg: CfgNode, key: str, registry: Registry) -> None:
@@ -206,7 +190,9 @@ def check_mapper(cfg: CfgNode) -> None:
         UserError: a segmentor without masks to learn from.
     """
     name, model = cfg.INPUT.DATASET_MAPPER_NAME, cfg.MODEL.META_ARCHITECTURE
-    if name == MULTI_LABEL and model != "LabelClassifier":
+    architecture = META_ARCH_REGISTRY.get(model)
+    segments = issubclass(architecture, Segmentor) and bool(architecture.gives)
+    if name == MULTI_LABEL and segments:
         raise UserError(
             f"INPUT.DATASET_MAPPER_NAME={name!r} reads no masks: it is for MODEL.META_ARCHITECTURE "
             f"LabelClassifier, not {model}"

@@ -17,6 +17,7 @@ from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
+from rankseg_m2f.modeling.segmentor import given_results
 
 logger = logging.getLogger(__name__)
 _SEMANTIC = ("mIoU", "fwIoU", "mACC", "pACC")
@@ -134,7 +135,7 @@ def check_metric(cfg: CfgNode, judges: Mapping[str, DatasetEvaluators]) -> None:
         UserError: none of them gives it; names those they give.
     """
     wanted, known = cfg.TEST.EARLY_STOPPING.METRIC, []
-    scores_labels = cfg.MODEL.RANKSEG.FLAG or cfg.MODEL.META_ARCHITECTURE == "LabelClassifier"
+    scores_labels = cfg.MODEL.RANKSEG.FLAG or not given_results(cfg)
     for name, evaluators in judges.items():
         for evaluator in evaluators._evaluators:
             if type(evaluator) not in METRICS:

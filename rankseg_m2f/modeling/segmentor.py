@@ -73,6 +73,14 @@ class Segmentor(ClipModel, ABC):
         self.given_scores = given_scores
         self.progress: float | None = None
 
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """Check what building the family would stumble over, before data is read.
+
+        Raises:
+            UserError: keys that do not fit each other.
+        """
+
     @property
     def num_labels(self) -> int:
         """K."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
 from rankseg_m2f.modeling.query import query_head  # noqa: F401
+from rankseg_m2f.modeling.query.config_check import check_query_config
 from rankseg_m2f.modeling.query.criterion import SetCriterion, build_criterion
 from rankseg_m2f.modeling.query.ranked_queries import mask_absent, rank_layer, ranked_targets
 from rankseg_m2f.modeling.query.result_maker import ResultMaker
@@ -74,6 +75,11 @@ class MaskFormer(Segmentor):
         self.criterion = criterion
         self.ml_head = ml_head
         self.ml_norm = ml_norm
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """See `Segmentor.check_config`."""
+        check_query_config(cfg)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
