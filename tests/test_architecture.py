@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "evaluation": {"rankseg", "images", "files", "label_scores"},
     "config": set(),
     "doctor": {"ops", "data", "engine", "files", "__version__"},
-    "weights": {"data", "files", "revision", "__version__"},
+    "weights": {"data", "files", "layers", "revision", "__version__"},
     "engine": {
         "weights",
         "modeling",
@@ -53,7 +53,7 @@ WITHOUT = {
     "ops": {"detectron2", "numpy", "scipy"},
     "layers": {"detectron2", "numpy", "scipy"},
 }
-ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"data", "evaluation"}}
+ONLY_IN = {"scipy": {"modeling", "weights"}, "pycocotools": {"data", "evaluation"}}
 # Slow to import, or missing on some machines: never at the top of a module.
 LAZY = {"cv2", "matplotlib", "timm", "transformers", "torchvision"}
 
