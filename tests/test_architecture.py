@@ -41,7 +41,7 @@ MAY_IMPORT = {
     },
     "config": {"errors"},
     "doctor": {"ops", "data", "engine", "files", "__version__"},
-    "weights": {"data", "files", "revision", "errors", "__version__"},
+    "weights": {"data", "files", "layers", "revision", "errors", "__version__"},
     "registration": {"modeling"},
     "engine": {
         "annotations",
@@ -65,7 +65,10 @@ WITHOUT = {
     "ops": {"detectron2", "numpy", "scipy"},
     "layers": {"detectron2", "numpy", "scipy"},
 }
-ONLY_IN = {"scipy": {"modeling"}, "pycocotools": {"annotations", "data", "evaluation"}}
+ONLY_IN = {
+    "scipy": {"modeling", "weights"},
+    "pycocotools": {"annotations", "data", "evaluation"},
+}
 # Slow to import, or missing on some machines: never at the top of a module.
 LAZY = {"cv2", "matplotlib", "timm", "transformers", "torchvision"}
 

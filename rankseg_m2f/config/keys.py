@@ -186,7 +186,7 @@ def _add_swin(cfg: CfgNode) -> None:
 
 
 def _add_vit(cfg: CfgNode) -> None:
-    # (ours, as all of VIT, BEIT and VIT_ADAPTER) Backbone "ViT"; ViT-B/16 of Segmenter.
+    # (ours, as all of VIT, BEIT and VIT_ADAPTER) Backbone "ViT"; here ViT-B/16 of Segmenter.
     vit = cfg.MODEL.VIT = CfgNode()
     # Height and width that the position embedding is made for; images may have any size.
     vit.IMG_SIZE = [512, 512]
@@ -216,8 +216,12 @@ def _add_vit(cfg: CfgNode) -> None:
     vit.LABEL_TOKENS_FROM = 11
     # Recompute blocks in the backward pass: less memory, about a third more time.
     vit.USE_CHECKPOINT = False
+    _add_beit(cfg)
+    _add_vit_adapter(cfg)
 
-    # Backbone "BEiT"; BEiT-L of its UPerNet.
+
+def _add_beit(cfg: CfgNode) -> None:
+    # Backbone "BEiT"; here BEiT-L of its UPerNet.
     beit = cfg.MODEL.BEIT = CfgNode()
     # Height and width of every image: relative position biases fit no other number of patches.
     beit.IMG_SIZE = [640, 640]
@@ -236,6 +240,8 @@ def _add_vit(cfg: CfgNode) -> None:
     beit.OUT_BLOCKS = [7, 11, 15, 23]
     beit.USE_CHECKPOINT = False
 
+
+def _add_vit_adapter(cfg: CfgNode) -> None:
     # Backbones "BEiTAdapter" and "ViTAdapter", whose transformers are those of BEIT and VIT; the
     # position embedding of the latter follows the grid.
     adapter = cfg.MODEL.VIT_ADAPTER = CfgNode()
