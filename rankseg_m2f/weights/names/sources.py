@@ -33,7 +33,7 @@ SOURCES = (
 
 
 def source_of(state: Mapping[str, Tensor]) -> Source | None:
-    """Whose names a file has; None: not a backbone of another's that we know."""
+    """The source whose names a file has; None: no backbone names that we know."""
     return next((source for source in SOURCES if is_from(source, state)), None)
 
 
