@@ -15,13 +15,13 @@ from official_backbones import (
 )
 
 from rankseg_m2f.weights.names.rules import OUR_PREFIX
-from rankseg_m2f.weights.names.sources import our_backbone_names
+from rankseg_m2f.weights.names.sources import our_names
 
 
 def load(case: BackboneCase) -> torch.nn.Module:
     """Our backbone with the official weights."""
     model = build(case.cfg)
-    renamed = our_backbone_names(case.weights)
+    renamed = our_names(case.weights)
     state = {
         name.removeprefix(OUR_PREFIX): value
         for name, value in renamed.items()

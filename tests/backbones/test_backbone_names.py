@@ -21,9 +21,10 @@ from official_backbones import (
     packed_cases,
 )
 
+from rankseg_m2f.weights.names.mmseg_mask2former import MMSEG_MASK2FORMER
 from rankseg_m2f.weights.names.mmseg_swin import from_channel_major, to_channel_major
 from rankseg_m2f.weights.names.rules import OUR_PREFIX, to_ours, to_theirs
-from rankseg_m2f.weights.names.sources import SOURCES, our_backbone_names, source_of
+from rankseg_m2f.weights.names.sources import SOURCES, our_names, source_of
 
 # Beginnings of the names of official key lists -> what their backbone is.
 LISTS = {
@@ -56,17 +57,32 @@ def test_every_official_key_is_one_of_ours(name):
     model = on_meta(official)
     content = json.loads((KEYS / f"{name}.json").read_text())
     theirs = {k: torch.empty(s, device="meta") for k, s in content["state_dict"].items()}
-    renamed = our_backbone_names(theirs)
+    renamed = our_names(theirs)
     ours = {k.removeprefix(OUR_PREFIX): v for k, v in renamed.items() if k.startswith(OUR_PREFIX)}
     expected = model.state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in expected.items()}
     # Nothing of the backbone is left over under a foreign name.
-    heads = ("decode_head.", "auxiliary_head.")
+    heads = ("decode_head.", "auxiliary_head.", "sem_seg_head.")
     assert all(k.startswith((OUR_PREFIX, *heads)) for k in renamed)
     count = content.get("parameters_per_part", {}).get("backbone")
     parameters = sum(p.numel() for p in model.parameters())
     # The position embedding of the original Segmenter is that of VIT_L.
     assert count in (None, parameters)
+
+
+@pytest.mark.shared
+def test_the_head_of_adapter_mask2former():
+    """Its names become those of the official Mask2Former, and back."""
+    official = DATA.parent / "official_keys" / "ade_pan_R50.json"
+    expected = {k for k in json.loads(official.read_text()) if k.startswith("sem_seg_head.")}
+    content = json.loads((KEYS / "pixel_vit_adapter_l_mask2former_ade20k.json").read_text())
+    theirs = {k: torch.empty(s, device="meta") for k, s in content["state_dict"].items()}
+    ours = our_names(theirs)
+    assert {k for k in ours if not k.startswith(OUR_PREFIX)} == expected
+    back, left = to_theirs(ours, MMSEG_MASK2FORMER)
+    assert not left
+    assert all(back[k] is theirs[k] for k in back)
+    assert set(back) == {k for k in theirs if k.startswith("decode_head.")}
 
 
 @pytest.mark.shared
@@ -124,7 +140,7 @@ def test_a_head_keeps_its_names():
         "decode_head.blocks.0.attn.qkv.weight": torch.ones(1),
         "decode_head.norm.weight": torch.ones(1),
     }
-    renamed = our_backbone_names(state)
+    renamed = our_names(state)
     assert set(renamed) == {
         "backbone.blocks.0.attn.qkv.weight",
         "decode_head.blocks.0.attn.qkv.weight",
@@ -138,7 +154,7 @@ def test_an_incomplete_triple_is_reported():
         "vit.encoder.layer.0.attention.attention.query.weight": torch.zeros(2, 2),
         "vit.encoder.layer.0.attention.attention.key.weight": torch.zeros(2, 2),
     }
-    renamed = our_backbone_names(state)
+    renamed = our_names(state)
     assert "vit.encoder.layer.0.attention.attention.query.weight" in renamed
     assert "backbone.blocks.0.attn.qkv.weight" not in renamed
 
@@ -146,7 +162,7 @@ def test_an_incomplete_triple_is_reported():
 def test_names_of_nobody_stay():
     state = {"sem_seg_head.predictor.query_feat.weight": torch.zeros(1)}
     assert source_of(state) is None
-    assert our_backbone_names(state) == state
+    assert our_names(state) == state
 
 
 def test_sources_have_names_of_their_own():
@@ -193,7 +209,7 @@ def test_google_becomes_mmseg_vit():
     inputs, outputs = golden_tables()
     google = part(inputs, "jax_vit/")
     expected = part(outputs, "mmseg_vit/")
-    ours = our_backbone_names(google)
+    ours = our_names(google)
     theirs, left = to_theirs(ours, source_of(expected))
     assert not left
     assert set(theirs) == {OUR_PREFIX + k for k in expected}
@@ -214,7 +230,7 @@ def test_weights_of_google_compute_what_theirs_do():
     cfg = our_config(official)
     cfg.MODEL.VIT.MLP_RATIO = 2.0
     model = build_backbone(cfg).eval()
-    ours = our_backbone_names(part(inputs, "jax_vit/"))
+    ours = our_names(part(inputs, "jax_vit/"))
     model.load_state_dict({k.removeprefix(OUR_PREFIX): v for k, v in ours.items()})
     images = torch.from_numpy(inputs["jax_vit_input"])
     with torch.no_grad():
@@ -234,7 +250,7 @@ def test_second_class_token_of_deit_goes():
         "head.weight": torch.zeros(2, 1),
         "head_dist.weight": torch.zeros(2, 1),
     }
-    ours = our_backbone_names(state)
+    ours = our_names(state)
     assert set(ours) == {
         "backbone.cls_token",
         "backbone.pos_embed",
@@ -250,7 +266,7 @@ def test_shared_table_of_beit_is_copied_to_each_block():
     }
     state["rel_pos_bias.relative_position_index"] = torch.zeros(5, 5)
     state["mask_token"] = torch.zeros(1, 1, 1)
-    ours = our_backbone_names(state)
+    ours = our_names(state)
     tables = {k: v for k, v in ours.items() if k.endswith("bias_table")}
     assert set(tables) == {
         f"backbone.blocks.{i}.attn.relative_position_bias_table" for i in range(3)

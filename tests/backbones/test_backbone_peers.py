@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from rankseg_m2f.weights.names.rules import OUR_PREFIX, to_theirs
-from rankseg_m2f.weights.names.sources import our_backbone_names, source_of
+from rankseg_m2f.weights.names.sources import our_names, source_of
 
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 
@@ -25,7 +25,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 
 def load(model: nn.Module, theirs: dict) -> nn.Module:
-    ours = our_backbone_names(theirs)
+    ours = our_names(theirs)
     model.load_state_dict({k.removeprefix(OUR_PREFIX): v for k, v in ours.items()})
     return model
 
@@ -69,7 +69,7 @@ def test_models_of_timm(name):
         # The second class token is dropped, which changes what the others attend to: ours is
         # timm's plain DeiT with the remaining weights.
         plain = timm.create_model("deit_tiny_patch16_224", num_classes=0).eval()
-        kept = our_backbone_names(theirs.state_dict())
+        kept = our_names(theirs.state_dict())
         plain.load_state_dict({k.removeprefix(OUR_PREFIX): v for k, v in kept.items()})
         theirs = plain
     expected = theirs.forward_features(images)[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
@@ -165,7 +165,7 @@ def test_beit_of_huggingface(on_disk, tmp_path):
     theirs = randomise(transformers.BeitForSemanticSegmentation(config))
     state = saved(theirs, tmp_path) if on_disk else theirs.state_dict()
     keys = {"img_size": [64, 64], "out_indices": [0, 1, 2, 3], **SMALL, "depth": 4}
-    renamed = our_backbone_names(state)
+    renamed = our_names(state)
     ours = build(our_config({"type": "BEiT", **keys}))
     heads = {k for k in renamed if not k.startswith(OUR_PREFIX)}
     assert all(k.startswith("decode_head.") for k in heads)

@@ -98,7 +98,7 @@ class BEiT(Backbone):
         return self._out_feature_strides["res5"]
 
     def position_tables(self) -> dict[str, PositionTable]:
-        """Of what size the bias tables are; see `HasPositionTables`."""
+        """The bias tables of all blocks with their grid; see `HasPositionTables`."""
         return bias_tables(self.blocks, self.grid)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

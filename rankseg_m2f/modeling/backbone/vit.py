@@ -101,7 +101,7 @@ class ViT(Backbone):
         return self._patch_size
 
     def position_tables(self) -> dict[str, PositionTable]:
-        """Of what size the position embedding is; see `HasPositionTables`."""
+        """The position embedding with its grid; see `HasPositionTables`."""
         return {"pos_embed": PositionTable(self.grid, self.position_resize)}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

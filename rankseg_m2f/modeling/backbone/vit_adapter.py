@@ -188,7 +188,7 @@ class BEiTAdapter(_Adapter):
         return body | _adapter_keys(cfg)
 
     def position_tables(self) -> dict[str, PositionTable]:
-        """Of what size the bias tables are; see `HasPositionTables`."""
+        """The bias tables of all blocks with their grid; see `HasPositionTables`."""
         return bias_tables(self.blocks, self.grid)
 
     def pad(self, images: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ class ViTAdapter(_Adapter):
         return body | _adapter_keys(cfg) | {"windows": cfg.MODEL.VIT_ADAPTER.WINDOWS}
 
     def position_tables(self) -> dict[str, PositionTable]:
-        """Of what size the position embedding is; see `HasPositionTables`."""
+        """The position embedding with its grid; see `HasPositionTables`."""
         return {"pos_embed": PositionTable(self.grid, self.position_resize)}
 
     def pad(self, images: Tensor) -> Tensor:

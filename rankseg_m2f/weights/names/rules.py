@@ -1,7 +1,7 @@
-"""Parameter names of other code's backbones, as tables that are read in both directions.
+"""Parameter names of other code, as tables that are read in both directions.
 
 A rule is a template of their name and one of ours: # stands for a number, * for a word, in the
-same order on both sides. Names are without the prefix that a backbone has in a larger model.
+same order on both sides. Names are without the prefix that a part has in a larger model.
 """
 
 import re
@@ -52,17 +52,18 @@ def stacked(theirs: str, words: Iterable[str], ours: str) -> Rule:
 
 @dataclass(frozen=True)
 class Source:
-    """The names one kind of files has for a backbone.
+    """The names one kind of files has for a part of a model, mostly its backbone.
 
     Attributes:
         name: for messages.
         mark: pattern of a whole name that files of this kind have, and no others.
         rules: the first that fits a name counts.
-        prefixes: before a backbone's names in their files; the first is written. "" is a file of
-            the backbone alone.
+        prefixes: before the part's names in their files; the first is written. "" is a file of
+            the part alone.
+        our_prefix: the part's in a model of ours.
         unused: patterns of names, without prefix, that a segmentor has no use for.
         synonyms: (pattern, replacement) of names without prefix, applied before the rules.
-        outside: (pattern, replacement) of names that are not the backbone's.
+        outside: (pattern, replacement) of names that are not the part's.
         finish: what else happens to tensors under our names without prefix.
     """
 
@@ -70,6 +71,7 @@ class Source:
     mark: str
     rules: tuple[Rule, ...]
     prefixes: tuple[str, ...] = (OUR_PREFIX, "")
+    our_prefix: str = OUR_PREFIX
     unused: tuple[str, ...] = ()
     synonyms: tuple[tuple[str, str], ...] = ()
     outside: tuple[tuple[str, str], ...] = ()
@@ -83,15 +85,15 @@ def is_from(source: Source, state: Iterable[str]) -> bool:
 
 
 def to_ours(state: Mapping[str, Tensor], source: Source) -> dict[str, Tensor]:
-    """Tensors of a file under our names, those of the backbone behind "backbone.".
+    """Tensors of a file under our names, those of the part behind `our_prefix`.
 
     Args:
-        state: of a whole model or of a backbone alone.
+        state: of a whole model or of the part alone.
 
     Returns:
         What no rule knows keeps its name, so that a load report shows it.
     """
-    backbone: dict[str, Tensor] = {}
+    inside: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
     parts: dict[str, tuple[Rule, dict[int, str]]] = {}
     for key, value in state.items():
@@ -106,23 +108,23 @@ def to_ours(state: Mapping[str, Tensor], source: Source) -> dict[str, Tensor]:
             parts.setdefault(ours, (rule, {}))[1][part] = key
     for ours, (rule, keys) in parts.items():
         if len(keys) == len(rule.theirs):
-            backbone[ours] = rule.join(*(state[keys[i]] for i in range(len(keys))))
+            inside[ours] = rule.join(*(state[keys[i]] for i in range(len(keys))))
         else:
             others |= {key: state[key] for key in keys.values()}
-    return {OUR_PREFIX + k: v for k, v in source.finish(backbone).items()} | others
+    return {source.our_prefix + k: v for k, v in source.finish(inside).items()} | others
 
 
 def to_theirs(state: Mapping[str, Tensor], source: Source) -> tuple[dict[str, Tensor], list[str]]:
-    """The inverse for the backbone of a model of ours.
+    """The inverse for the part of a model of ours.
 
     Returns:
-        Tensors under their names, and names of ours, among those behind "backbone.", without one.
+        Tensors under their names, and names of ours, among those behind `our_prefix`, without one.
     """
     theirs, left = {}, []
     for key, value in state.items():
-        if not key.startswith(OUR_PREFIX):
+        if not key.startswith(source.our_prefix):
             continue
-        bare = key.removeprefix(OUR_PREFIX)
+        bare = key.removeprefix(source.our_prefix)
         for rule in source.rules:
             names = [_translate(bare, rule.ours, template) for template in rule.theirs]
             if rule.split is not None and names[0] is not None:

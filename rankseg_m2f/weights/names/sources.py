@@ -1,4 +1,4 @@
-"""All sources of backbone weights we know, and the one door for a file of any of them."""
+"""All foreign names we know, and the one door for a file with any of them."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from rankseg_m2f.weights.names.google_vit import GOOGLE_VIT
 from rankseg_m2f.weights.names.huggingface_vit import HUGGINGFACE_BEIT, HUGGINGFACE_VIT
+from rankseg_m2f.weights.names.mmseg_mask2former import MMSEG_MASK2FORMER
 from rankseg_m2f.weights.names.mmseg_resnet import MMSEG_RESNET
 from rankseg_m2f.weights.names.mmseg_swin import MMSEG_SWIN
 from rankseg_m2f.weights.names.mmseg_vit import MMSEG_VIT
@@ -15,7 +16,8 @@ from rankseg_m2f.weights.names.original_segmenter import ORIGINAL_SEGMENTER
 from rankseg_m2f.weights.names.rules import Source, is_from, to_ours
 from rankseg_m2f.weights.names.timm_vit import TIMM_VIT
 
-# The first whose mark is in a file counts: an adapter's file has the names of its BEiT or ViT too.
+# Of backbones. The first whose mark is in a file counts: that of an adapter has the names of its
+# BEiT or ViT too.
 SOURCES = (
     MMSEG_VIT_ADAPTER,
     MMSEG_VIT,
@@ -31,11 +33,17 @@ SOURCES = (
 
 
 def source_of(state: Mapping[str, Tensor]) -> Source | None:
-    """Whose names a file has; None: not a backbone of another's that we know."""
+    """The source whose names a file has; None: no backbone names that we know."""
     return next((source for source in SOURCES if is_from(source, state)), None)
 
 
-def our_backbone_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a file under our names; a file of no known source stays as it is."""
+def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a file under our names; a file of no known source stays as it is.
+
+    Heads keep their names, but for that of Mask2Former, which ViT-Adapter's files have.
+    """
     source = source_of(state)
-    return dict(state) if source is None else to_ours(state, source)
+    renamed = dict(state) if source is None else to_ours(state, source)
+    if is_from(MMSEG_MASK2FORMER, renamed):
+        renamed = to_ours(renamed, MMSEG_MASK2FORMER)
+    return renamed
