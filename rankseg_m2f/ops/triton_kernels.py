@@ -18,32 +18,55 @@ import triton.language as tl
 
 
 @triton.jit
-def _place(row, shapes, M: tl.constexpr, L: tl.constexpr):
-    """Centre of the pixel that a row's query is, (x, y) in [0, 1]."""
-    token = row // M
-    first, height, width = row * 0, row * 0 + 1, row * 0 + 1
+def _place(token, shapes, pixels, L: tl.constexpr):
+    """Centre of the pixel that a token is, (x, y) in [0, 1]."""
+    x, y = token * 0.0, token * 0.0
     start = 0
-    for level in tl.range(L):
-        h, w = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
+    for level in tl.static_range(L):
+        height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
+        tall, wide = tl.load(pixels + 2 * level), tl.load(pixels + 2 * level + 1)
+        # Half a token away from whole numbers, which rounding does not reach below 2^21 tokens.
+        middle = (token - start).to(tl.float32) + 0.5
+        line = tl.floor(middle * wide)
         reached = token >= start
-        first = tl.where(reached, start, first)
-        height, width = tl.where(reached, h, height), tl.where(reached, w, width)
-        start += h * w
-    y = (token - first) // width
-    x = (token - first) - y * width
-    return (x.to(tl.float32) + 0.5) / width, (y.to(tl.float32) + 0.5) / height
+        x = tl.where(reached, (middle - line * width) * wide, x)
+        y = tl.where(reached, (line + 0.5) * tall, y)
+        start += height * width
+    return x, y
 
 
 @triton.jit
-def _softmax_terms(weights, row, LP: tl.constexpr):
-    """Largest logit of each row, and one over the sum of exp(logit - largest)."""
-    largest = tl.load(weights + row * LP).to(tl.float32)
-    for k in tl.static_range(1, LP):
-        largest = tl.maximum(largest, tl.load(weights + row * LP + k).to(tl.float32))
-    total = largest * 0
-    for k in tl.static_range(LP):
-        total += tl.exp(tl.load(weights + row * LP + k).to(tl.float32) - largest)
+def _softmax_terms(weights, row, lanes, LP: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """Largest logit of each row, and one over the sum of exp(logit - largest) as a tile."""
+    if LP <= LANES:
+        pointers = weights + ((row * LP)[:, None] + lanes[None, :])
+        logits = tl.load(pointers, mask=(lanes < LP)[None, :], other=float("-inf")).to(tl.float32)
+        largest = tl.max(logits, 1)
+        total = tl.broadcast_to(tl.sum(tl.exp(logits - largest[:, None]), 1)[:, None], (ROWS, LANES))
+    else:
+        largest = tl.load(weights + row * LP).to(tl.float32)
+        for k in tl.static_range(1, LP):
+            largest = tl.maximum(largest, tl.load(weights + row * LP + k).to(tl.float32))
+        total = tl.zeros((ROWS, LANES), tl.float32)
+        for k in tl.static_range(LP):
+            total += _exp(tl.load(weights + row * LP + k).to(tl.float32) - largest, ROWS, LANES)
     return largest, 1 / total
+
+
+@triton.jit
+def _exp(x, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """exp of a number per row, as a tile.
+
+    Costly functions of vectors are computed in a layout of their own and moved to the tile's, by
+    way of shared memory. In a tile each thread finds its few equal channels once.
+    """
+    return tl.exp(tl.broadcast_to(x[:, None], (ROWS, LANES)))
+
+
+@triton.jit
+def _below(number, limit):
+    """Whether a number is at least 0 and less than the limit: one comparison, without signs."""
+    return number.to(tl.uint32, bitcast=True) < limit.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -56,8 +79,8 @@ def _corners(x, y, width, height):
     left, top = tl.floor(x), tl.floor(y)
     right, down = x - left, y - top
     left, top = left.to(tl.int32), top.to(tl.int32)
-    in_left, in_right = (left >= 0) & (left < width), (left >= -1) & (left + 1 < width)
-    in_top, in_bottom = (top >= 0) & (top < height), (top >= -1) & (top + 1 < height)
+    in_left, in_right = _below(left, width), _below(left + 1, width)
+    in_top, in_bottom = _below(top, height), _below(top + 1, height)
     a, b, c, d = in_left & in_top, in_right & in_top, in_left & in_bottom, in_right & in_bottom
     return left, top, right, down, a, b, c, d
 
@@ -87,7 +110,7 @@ def _add(base, offset, rows, lanes, tile, D: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    value, shapes, points, weights, output, S, Q,
+    value, shapes, pixels, points, weights, output, S, Q,
     M: tl.constexpr, D: tl.constexpr, L: tl.constexpr, P: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, OFFSETS: tl.constexpr,
 ):  # fmt: skip
@@ -101,8 +124,8 @@ def _forward_kernel(
     weights += image * rows * (L * P)
     output += image * rows * D
     if OFFSETS:
-        here_x, here_y = _place(row, shapes, M, L)
-        largest, share = _softmax_terms(weights, row, L * P)
+        here_x, here_y = _place(row // M, shapes, pixels, L)
+        largest, share = _softmax_terms(weights, row, lanes, L * P, ROWS, LANES)
     total = tl.zeros((ROWS, LANES), tl.float32)
     start = 0
     for level in tl.range(L):
@@ -113,22 +136,22 @@ def _forward_kernel(
             y = tl.load(points + 2 * point + 1).to(tl.float32)
             weight = tl.load(weights + point).to(tl.float32)
             if OFFSETS:
-                x, y = here_x * width + (x - 0.5), here_y * height + (y - 0.5)
-                weight = tl.exp(weight - largest) * share
+                x, y = x + (here_x * width - 0.5), y + (here_y * height - 0.5)
+                weight = _exp(weight - largest, ROWS, LANES) * share
             else:
                 x, y = x * width - 0.5, y * height - 0.5
+                weight = weight[:, None]
             left, top, right, down, in_a, in_b, in_c, in_d = _corners(x, y, width, height)
             a = (start + top * width + left) * (M * D) + (row % M) * D
             c = a + width * (M * D)
-            upper, lower = weight * (1 - down), weight * down
             tile = _tile(value, a, in_a, lanes, D, LANES)
-            total += tile * (upper * (1 - right))[:, None]
+            total += tile * (weight * ((1 - right) * (1 - down))[:, None])
             tile = _tile(value, a + M * D, in_b, lanes, D, LANES)
-            total += tile * (upper * right)[:, None]
+            total += tile * (weight * (right * (1 - down))[:, None])
             tile = _tile(value, c, in_c, lanes, D, LANES)
-            total += tile * (lower * (1 - right))[:, None]
+            total += tile * (weight * ((1 - right) * down)[:, None])
             tile = _tile(value, c + M * D, in_d, lanes, D, LANES)
-            total += tile * (lower * right)[:, None]
+            total += tile * (weight * (right * down)[:, None])
         start += height * width
     target = output + ((row * D)[:, None] + lanes[None, :])
     tl.store(target, total, mask=_mask(live, lanes, D, LANES))
@@ -136,8 +159,8 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    value, shapes, points, weights, output, grad_output, grad_value, grad_points, grad_weights,
-    scale, S, Q, M: tl.constexpr, D: tl.constexpr, L: tl.constexpr, P: tl.constexpr,
+    value, shapes, pixels, points, weights, output, grad_output, grad_value, grad_points,
+    grad_weights, scale, S, Q, M: tl.constexpr, D: tl.constexpr, L: tl.constexpr, P: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, OFFSETS: tl.constexpr,
     TO_VALUE: tl.constexpr, TO_POINTS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -154,8 +177,8 @@ def _backward_kernel(
     # Zero for rows past the end, so they add nothing.
     grad = _tile(grad_output + image * rows * D, row * D, live, lanes, D, LANES)
     if OFFSETS:
-        here_x, here_y = _place(row, shapes, M, L)
-        largest, share = _softmax_terms(weights, row, L * P)
+        here_x, here_y = _place(row // M, shapes, pixels, L)
+        largest, share = _softmax_terms(weights, row, lanes, L * P, ROWS, LANES)
         if TO_POINTS:
             # The weighted mean of all weights' gradients, which the softmax takes off each.
             mean = tl.sum(_tile(output + image * rows * D, row * D, live, lanes, D, LANES) * grad, 1)
@@ -172,10 +195,11 @@ def _backward_kernel(
             y = tl.load(points + 2 * point + 1).to(tl.float32)
             weight = tl.load(weights + point).to(tl.float32)
             if OFFSETS:
-                x, y = here_x * width + (x - 0.5), here_y * height + (y - 0.5)
-                weight = tl.exp(weight - largest) * share
+                x, y = x + (here_x * width - 0.5), y + (here_y * height - 0.5)
+                weight = _exp(weight - largest, ROWS, LANES) * share
             else:
                 x, y = x * width - 0.5, y * height - 0.5
+                weight = weight[:, None]
             left, top, right, down, in_a, in_b, in_c, in_d = _corners(x, y, width, height)
             a = (start + top * width + left) * (M * D) + (row % M) * D
             c = a + width * (M * D)
@@ -186,24 +210,24 @@ def _backward_kernel(
                 of_d = tl.sum(_tile(value, c + M * D, in_d, lanes, D, LANES) * grad, 1)
                 upper, lower = of_a + (of_b - of_a) * right, of_c + (of_d - of_c) * right
                 to_weight = upper + (lower - upper) * down
-                to_x = ((of_b - of_a) * (1 - down) + (of_d - of_c) * down) * weight
-                to_y = (lower - upper) * weight
+                to_x = (of_b - of_a) * (1 - down) + (of_d - of_c) * down
+                to_y = lower - upper
                 if OFFSETS:
-                    to_weight = (to_weight - mean) * weight
+                    to_weight = (to_weight[:, None] - mean[:, None]) * weight
                 else:
-                    to_x, to_y = to_x * width, to_y * height
-                to_weights = tl.where((lanes == p)[None, :], to_weight[:, None], to_weights)
-                to_points = tl.where((lanes == 2 * p)[None, :], to_x[:, None], to_points)
-                to_points = tl.where((lanes == 2 * p + 1)[None, :], to_y[:, None], to_points)
+                    to_weight, to_x, to_y = to_weight[:, None], to_x * width, to_y * height
+                to_weights = tl.where((lanes == p)[None, :], to_weight, to_weights)
+                to_x, to_y = to_x[:, None] * weight, to_y[:, None] * weight
+                to_points = tl.where((lanes == 2 * p)[None, :], to_x, to_points)
+                to_points = tl.where((lanes == 2 * p + 1)[None, :], to_y, to_points)
             if TO_VALUE:
-                upper, lower = weight * (1 - down), weight * down
+                flow = grad * weight
                 if EXACT:
-                    factor = tl.load(scale)
-                    upper, lower = upper * factor, lower * factor
-                to_a = grad * (upper * (1 - right))[:, None]
-                to_b = grad * (upper * right)[:, None]
-                to_c = grad * (lower * (1 - right))[:, None]
-                to_d = grad * (lower * right)[:, None]
+                    flow = flow * tl.load(scale)
+                to_a = flow * ((1 - right) * (1 - down))[:, None]
+                to_b = flow * (right * (1 - down))[:, None]
+                to_c = flow * ((1 - right) * down)[:, None]
+                to_d = flow * (right * down)[:, None]
                 if EXACT:
                     to_a, to_b = to_a.to(tl.int64), to_b.to(tl.int64)
                     to_c, to_d = to_c.to(tl.int64), to_d.to(tl.int64)
