@@ -109,6 +109,20 @@ def _add(base, offset, rows, lanes, tile, D: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
+def _store(base, offset, rows, lanes, tile, COUNT: tl.constexpr):
+    """Write the first channels of a tile's rows."""
+    pointers = base + (offset[:, None] + lanes[None, :])
+    tl.store(pointers, tile, mask=rows[:, None] & (lanes < COUNT)[None, :])
+
+
+@triton.jit
+def _store_one(base, offset, rows, lanes, column, zeros):
+    """Write one number of each row; `zeros` is a tile."""
+    pointers = base + (offset[:, None] + (lanes * 0)[None, :])
+    tl.store(pointers, column + zeros, mask=rows[:, None] & (lanes == 0)[None, :])
+
+
+@triton.jit
 def _forward_kernel(
     value, shapes, pixels, points, weights, output, S, Q,
     M: tl.constexpr, D: tl.constexpr, L: tl.constexpr, P: tl.constexpr,
@@ -216,10 +230,15 @@ def _backward_kernel(
                     to_weight = (to_weight[:, None] - mean[:, None]) * weight
                 else:
                     to_weight, to_x, to_y = to_weight[:, None], to_x * width, to_y * height
-                to_weights = tl.where((lanes == p)[None, :], to_weight, to_weights)
                 to_x, to_y = to_x[:, None] * weight, to_y[:, None] * weight
-                to_points = tl.where((lanes == 2 * p)[None, :], to_x, to_points)
-                to_points = tl.where((lanes == 2 * p + 1)[None, :], to_y, to_points)
+                if 2 * P <= LANES:
+                    to_weights = tl.where((lanes == p)[None, :], to_weight, to_weights)
+                    to_points = tl.where((lanes == 2 * p)[None, :], to_x, to_points)
+                    to_points = tl.where((lanes == 2 * p + 1)[None, :], to_y, to_points)
+                else:
+                    _store_one(grad_weights, point, live, lanes, to_weight, to_weights)
+                    _store_one(grad_points, 2 * point, live, lanes, to_x, to_points)
+                    _store_one(grad_points, 2 * point + 1, live, lanes, to_y, to_points)
             if TO_VALUE:
                 flow = grad * weight
                 if EXACT:
@@ -235,9 +254,8 @@ def _backward_kernel(
                 _add(grad_value, a + M * D, in_b & live, lanes, to_b, D, LANES)
                 _add(grad_value, c, in_c & live, lanes, to_c, D, LANES)
                 _add(grad_value, c + M * D, in_d & live, lanes, to_d, D, LANES)
-        if TO_POINTS:
-            point = ((row * L + level) * P)[:, None] + lanes[None, :]
-            tl.store(grad_weights + point, to_weights, mask=live[:, None] & (lanes < P)[None, :])
-            point = ((row * L + level) * (2 * P))[:, None] + lanes[None, :]
-            tl.store(grad_points + point, to_points, mask=live[:, None] & (lanes < 2 * P)[None, :])
+        if TO_POINTS and 2 * P <= LANES:
+            point = (row * L + level) * P
+            _store(grad_weights, point, live, lanes, to_weights, P)
+            _store(grad_points, 2 * point, live, lanes, to_points, 2 * P)
         start += height * width
