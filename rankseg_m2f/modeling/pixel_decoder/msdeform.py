@@ -11,6 +11,7 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from rankseg_m2f.layers.linear import linear
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.layers.position import sine_position
 from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm
@@ -33,11 +34,11 @@ class DeformableEncoderLayer(nn.Module):
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: list) -> Tensor:
-        mixed = self.self_attn(tokens + position, reference, tokens, shapes)
+    def forward(self, tokens: Tensor, position: Tensor, shapes: list) -> Tensor:
+        mixed = self.self_attn(tokens + position, tokens, shapes)
         tokens = self.norm1(tokens + self.drop(mixed))
-        hidden = self.drop(F.relu(self.linear1(tokens)))
-        return self.norm2(tokens + self.drop(self.linear2(hidden)))
+        hidden = self.drop(linear(self.linear1, tokens, relu=True))
+        return self.norm2(tokens + self.drop(linear(self.linear2, hidden)))
 
 
 class DeformableEncoder(nn.Module):
@@ -64,20 +65,12 @@ class DeformableEncoder(nn.Module):
                 for (h, w), embed in zip(shapes, self.level_embed, strict=True)
             ]
         )
-        reference = torch.cat([_pixel_centres(h, w, tokens.device) for h, w in shapes])
         for layer in self.encoder.layers:
-            tokens = layer(tokens, position, reference, shapes)
+            tokens = layer(tokens, position, shapes)
         levels = tokens.split([h * w for h, w in shapes], dim=1)
         return [
             x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, shapes, strict=True)
         ]
-
-
-def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """(h * w, 2) points (x, y) in [0, 1], row by row."""
-    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-    return torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
