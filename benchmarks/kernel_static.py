@@ -58,7 +58,7 @@ def resources(
     Args:
         kernel: a function under `triton.jit`.
         arguments: name -> a type ("*fp32", "i32"; pointers are aligned to 16 bytes, as torch's
-            are) or the value of a constexpr.
+            are, and "i32:16" is a multiple of 16) or the value of a constexpr.
         architecture: compute capability times ten, e.g. 90.
         num_warps: warps of a program.
 
@@ -69,8 +69,8 @@ def resources(
     for position, name in enumerate(kernel.arg_names):
         given = arguments[name]
         if isinstance(given, str):
-            signature[name] = given
-            if given.startswith("*"):
+            signature[name] = given.removesuffix(":16")
+            if given.startswith("*") or given.endswith(":16"):
                 attributes[position,] = [["tt.divisibility", 16]]
         else:
             signature[name] = "constexpr"
@@ -83,6 +83,13 @@ def resources(
     return read(compiled.asm["cubin"])
 
 
+def integer(number: int) -> str | int:
+    """The argument that Triton makes of an int of a launch: it knows ones and multiples of 16."""
+    if number == 1:
+        return 1
+    return "i32" if number % 16 else "i32:16"
+
+
 def read(binary: bytes) -> Resources:
     """Figures of a binary that holds one kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -92,8 +99,13 @@ def read(binary: bytes) -> Resources:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{DISASSEMBLER.name} failed: {done.stderr.strip()}")
-    usage = {key: int(n) for key, n in re.findall(r"\b(REG|STACK|SHARED):(\d+)", done.stdout)}
-    names = _INSTRUCTION.findall(done.stdout)
+    return parse(done.stdout)
+
+
+def parse(listing: str) -> Resources:
+    """Figures in what the disassembler printed."""
+    usage = {key: int(n) for key, n in re.findall(r"\b(REG|STACK|SHARED):(\d+)", listing)}
+    names = _INSTRUCTION.findall(listing)
     atomics = [found[1] for name in names if (found := _ATOMIC.match(name))]
     loads = [_bits(name) for name in names if name.startswith("LDG.")]
     return Resources(

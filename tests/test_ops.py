@@ -17,7 +17,7 @@ from golden import FOLDER
 from torch.utils.flop_counter import FlopCounterMode
 
 import rankseg_m2f.ops
-from rankseg_m2f.layers.linear import linear
+from rankseg_m2f.layers.linear import apply_linear
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.ops import backends, native, reference
 from rankseg_m2f.ops.dispatch import (
@@ -71,7 +71,8 @@ def run(case, backend, operator=ms_deform_attn):
     value, shapes, locations, weights = case
     inputs = [t.detach().clone().requires_grad_() for t in (value, locations, weights)]
     output = operator(inputs[0], shapes, *inputs[1:], backend=backend)
-    weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    # Numbers that bfloat16 holds too.
+    weight = torch.linspace(-1, 1, output.numel()).bfloat16().to(output.dtype).view_as(output)
     return [output, *torch.autograd.grad((output * weight).sum(), inputs)]
 
 
@@ -122,17 +123,16 @@ def in_float64(case, operator):
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-6), (torch.bfloat16, 3e-3)])
 @pytest.mark.parametrize("levels", [3, 4])
 @pytest.mark.parametrize("channels", [16, 32, 64, 128])
 def test_specialised_sizes_against_float64(backend, operator, dtype, bound, levels, channels):
     """The sizes that tests/test_triton_static.py compiles; points and weights stay in float32."""
-    shapes = [(2, 1), (2, 3), (4, 5), (5, 6)][:levels]
+    shapes = [(1, 1), (2, 1), (2, 3), (3, 4)][:levels]
     make = offset_case if operator is ms_deform_attn_from_offsets else random_case
     value, *rest = make(shapes, batch=1, heads=8, channels=channels, points=4)
     case = (value.to(dtype), *rest)
     for ours, exact in zip(run(case, backend, operator), in_float64(case, operator), strict=True):
-        # The weights of the sum differ less from one another than its terms do.
         error = (ours.double() - exact).abs().max() / exact.abs().max()
         assert error < bound
 
@@ -167,7 +167,9 @@ def test_without_offsets_tokens_attend_to_their_own_pixel(backend):
     torch.testing.assert_close(output.flatten(), torch.arange(6.0))
     offsets[..., 1, 0] = 1.0  # one pixel to the right
     output = ms_deform_attn_from_offsets(value, [(2, 3)], offsets, logits, backend=backend)
-    torch.testing.assert_close(output.flatten(), torch.tensor([1.0, 2, 0, 4, 5, 0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        output.flatten(), torch.tensor([1.0, 2, 0, 4, 5, 0]), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
@@ -497,13 +499,13 @@ def test_linear_is_the_layer(relu, shape):
     layer = torch.nn.Linear(16, 8)
     x = torch.randn(shape)
     expected = layer(x).relu() if relu else layer(x)
-    torch.testing.assert_close(linear(layer, x, relu), expected)
+    torch.testing.assert_close(apply_linear(layer, x, relu), expected)
     with torch.no_grad():
-        torch.testing.assert_close(linear(layer, x, relu), expected)
+        torch.testing.assert_close(apply_linear(layer, x, relu), expected)
         with torch.autocast("cpu", torch.bfloat16):
-            assert linear(layer, x, relu).dtype == torch.bfloat16
+            assert apply_linear(layer, x, relu).dtype == torch.bfloat16
         wide = layer.double()
-        torch.testing.assert_close(linear(wide, x.double(), relu).float(), expected)
+        torch.testing.assert_close(apply_linear(wide, x.double(), relu).float(), expected)
 
 
 def test_autocast_runs_it_in_float32():

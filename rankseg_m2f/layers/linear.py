@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def linear(layer: nn.Linear, x: Tensor, relu: bool = False) -> Tensor:
+def apply_linear(layer: nn.Linear, x: Tensor, relu: bool = False) -> Tensor:
     """`layer(x)`, or its ReLU.
 
     Args:
@@ -21,9 +21,7 @@ def linear(layer: nn.Linear, x: Tensor, relu: bool = False) -> Tensor:
     """
     if _by_onednn(layer, x):
         activation = "relu" if relu else "none"
-        return torch.ops.mkldnn._linear_pointwise(
-            x, layer.weight, layer.bias, activation, [], ""
-        )
+        return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, activation, [], "")
     return layer(x).relu() if relu else layer(x)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rankseg_m2f.layers.linear import linear
+from rankseg_m2f.layers.linear import apply_linear
 from rankseg_m2f.ops.dispatch import ms_deform_attn, ms_deform_attn_from_offsets
 
 
@@ -64,9 +64,11 @@ class MSDeformAttn(nn.Module):
             (N, Lq, C).
         """
         heads, levels, points = self.grid
-        value = linear(self.value_proj, tokens).unflatten(-1, (heads, -1))
-        offsets = linear(self.sampling_offsets, query).unflatten(-1, (heads, levels, points, 2))
-        logits = linear(self.attention_weights, query).unflatten(-1, (heads, levels, points))
+        value = apply_linear(self.value_proj, tokens).unflatten(-1, (heads, -1))
+        offsets = apply_linear(self.sampling_offsets, query).unflatten(
+            -1, (heads, levels, points, 2)
+        )
+        logits = apply_linear(self.attention_weights, query).unflatten(-1, (heads, levels, points))
         if reference is None:
             mixed = ms_deform_attn_from_offsets(value, spatial_shapes, offsets, logits)
         else:
@@ -74,7 +76,7 @@ class MSDeformAttn(nn.Module):
             # Offsets are in pixels of their level.
             locations = reference[:, None, None, None] + offsets / _sizes(spatial_shapes, query)
             mixed = ms_deform_attn(value, spatial_shapes, locations, weights)
-        return linear(self.output_proj, mixed)
+        return apply_linear(self.output_proj, mixed)
 
 
 def _sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

@@ -151,9 +151,7 @@ for _operator, _of_backward in (
     ),
 ):
     register_flop_formula(_operator)(_flops)
-    register_flop_formula(_of_backward)(
-        lambda grad, *args, **kwargs: 2 * _flops(*args, **kwargs)
-    )
+    register_flop_formula(_of_backward)(lambda grad, *args, **kwargs: 2 * _flops(*args, **kwargs))
 # As in the official code: bfloat16 cannot resolve half a pixel on a 128-wide level.
 for _device in ("cpu", "cuda"):
     if hasattr(torch.library, "register_autocast"):  # torch >= 2.7

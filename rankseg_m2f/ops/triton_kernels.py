@@ -42,7 +42,9 @@ def _softmax_terms(weights, row, lanes, LP: tl.constexpr, ROWS: tl.constexpr, LA
         pointers = weights + ((row * LP)[:, None] + lanes[None, :])
         logits = tl.load(pointers, mask=(lanes < LP)[None, :], other=float("-inf")).to(tl.float32)
         largest = tl.max(logits, 1)
-        total = tl.broadcast_to(tl.sum(tl.exp(logits - largest[:, None]), 1)[:, None], (ROWS, LANES))
+        total = tl.broadcast_to(
+            tl.sum(tl.exp(logits - largest[:, None]), 1)[:, None], (ROWS, LANES)
+        )
     else:
         largest = tl.load(weights + row * LP).to(tl.float32)
         for k in tl.static_range(1, LP):
@@ -195,7 +197,9 @@ def _backward_kernel(
         largest, share = _softmax_terms(weights, row, lanes, L * P, ROWS, LANES)
         if TO_POINTS:
             # The weighted mean of all weights' gradients, which the softmax takes off each.
-            mean = tl.sum(_tile(output + image * rows * D, row * D, live, lanes, D, LANES) * grad, 1)
+            mean = tl.sum(
+                _tile(output + image * rows * D, row * D, live, lanes, D, LANES) * grad, 1
+            )
     start = 0
     for level in tl.range(L):
         height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)

@@ -11,7 +11,7 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from rankseg_m2f.layers.linear import linear
+from rankseg_m2f.layers.linear import apply_linear
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.layers.position import sine_position
 from rankseg_m2f.modeling.pixel_decoder.conv import conv_norm
@@ -37,8 +37,8 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, shapes: list) -> Tensor:
         mixed = self.self_attn(tokens + position, tokens, shapes)
         tokens = self.norm1(tokens + self.drop(mixed))
-        hidden = self.drop(linear(self.linear1, tokens, relu=True))
-        return self.norm2(tokens + self.drop(linear(self.linear2, hidden)))
+        hidden = self.drop(apply_linear(self.linear1, tokens, relu=True))
+        return self.norm2(tokens + self.drop(apply_linear(self.linear2, hidden)))
 
 
 class DeformableEncoder(nn.Module):
