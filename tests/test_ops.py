@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TESTS
 from golden import FOLDER
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -109,7 +109,7 @@ def test_sizes(backend, channels, shapes):
 
 @pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
 @pytest.mark.parametrize("channels, points", [(1, 1), (3, 9), (8, 4), (32, 4), (40, 5)])
-@pytest.mark.parametrize("shapes", [[(4, 5)], [(1, 1), (3, 2)], [(1, 1), (3, 2), (2, 7), (5, 3)]])
+@pytest.mark.parametrize("shapes", [[(4, 5)], [(1, 1), (3, 2)], [(1, 1), (1, 2), (2, 3), (2, 2)]])
 def test_sizes_from_offsets(backend, channels, points, shapes):
     case = offset_case(shapes, channels=channels, points=points)
     assert_like_the_definition(case, backend, ms_deform_attn_from_offsets, rtol=1e-4, atol=4e-5)
@@ -123,14 +123,18 @@ def in_float64(case, operator):
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-6), (torch.bfloat16, 3e-3)])
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
 @pytest.mark.parametrize("levels", [3, 4])
 @pytest.mark.parametrize("channels", [16, 32, 64, 128])
 def test_specialised_sizes_against_float64(backend, operator, dtype, bound, levels, channels):
-    """The sizes that tests/test_triton_static.py compiles; points and weights stay in float32."""
+    """The sizes that tests/test_triton_static.py compiles; points and weights stay in float32.
+
+    Results in bfloat16 have 8 bits, and Triton's interpreter cuts off the rest.
+    """
     shapes = [(1, 1), (2, 1), (2, 3), (3, 4)][:levels]
     make = offset_case if operator is ms_deform_attn_from_offsets else random_case
-    value, *rest = make(shapes, batch=1, heads=8, channels=channels, points=4)
+    heads = 8 if channels == 32 else 2
+    value, *rest = make(shapes, batch=1, heads=heads, channels=channels, points=4)
     case = (value.to(dtype), *rest)
     for ours, exact in zip(run(case, backend, operator), in_float64(case, operator), strict=True):
         error = (ours.double() - exact).abs().max() / exact.abs().max()
@@ -196,23 +200,6 @@ def test_pixels_outside_are_not_read(backend):
     torch.testing.assert_close(output.flatten(), torch.full((3,), 0.7 * 0.6), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", [b for b in FAST if b == "triton"])
-@pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-@pytest.mark.parametrize("channels, dtype", [(32, torch.bfloat16), (5, torch.float32)])
-def test_triton_launches_of_all_architectures(
-    backend, operator, architecture, channels, dtype, monkeypatch
-):
-    triton = importlib.import_module("rankseg_m2f.ops.triton")
-    monkeypatch.setattr(triton, "architecture_of", lambda device: architecture)
-    shapes = [(3, 2), (2, 2)]
-    make = offset_case if operator is ms_deform_attn_from_offsets else random_case
-    value, *rest = make(shapes, heads=3, channels=channels)
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    case = (value.to(dtype), *rest)
-    assert_like_the_definition(case, backend, operator, rtol=tolerance, atol=tolerance)
-
-
 @pytest.fixture
 def deterministic():
     before = torch.are_deterministic_algorithms_enabled()
@@ -240,32 +227,6 @@ def test_triton_and_all_others_without_order(backend, operator, size, determinis
     weight[0, 0, 0] = float("inf")
     broken = torch.autograd.grad(output, inputs[0], weight)[0]
     assert not broken.isfinite().all()
-
-
-@pytest.mark.parametrize("backend", [b for b in FAST if b == "triton"])
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_triton_sums_queries_in_any_order_to_the_same_bits(backend, operator, deterministic):
-    """Programs run one after another in the interpreter; reversed queries are reversed programs."""
-    shapes, queries = [(4, 4)], 64
-    value, _, locations, weights = random_case(shapes, batch=1, queries=queries, channels=16)
-    grad = torch.randn(1, queries, 2 * 16)
-    results = []
-    for order in (torch.arange(queries), torch.randperm(queries)):
-        leaf = value.clone().requires_grad_()
-        output = ms_deform_attn(
-            leaf, shapes, locations[:, order], weights[:, order], backend=backend
-        )
-        results.append(torch.autograd.grad(output, leaf, grad[:, order])[0])
-    assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("backend", [b for b in FAST if b == "triton"])
-def test_triton_refuses_what_31_bits_cannot_count(backend):
-    value = torch.zeros(1, 1, 1, 1).expand(1, 2**21, 1, 2)
-    points = torch.zeros(1, 1, 1, 1, 1, 2)
-    triton = importlib.import_module("rankseg_m2f.ops.triton")
-    with pytest.raises(ValueError, match="2097152 tokens and 1 queries an image are too many"):
-        triton._run(None, "forward", value, [2**10, 2**11], [points])
 
 
 @pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
@@ -577,7 +538,18 @@ def test_a_gpu_that_cannot_run_triton_falls_back(monkeypatch, caplog, error, rea
 
 def test_triton_interpreted():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "triton and not interpreted"],
+        [
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                __file__,
+                f"{TESTS}/interpreted_triton.py",
+            ),
+            *("-k", "triton and not test_triton_interpreted"),
+        ],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

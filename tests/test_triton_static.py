@@ -12,6 +12,8 @@ import kernel_static
 import pytest
 from kernel_resources import ARCHITECTURES, Case, cases, measure
 
+from rankseg_m2f.ops import triton_kernels
+
 OFTEN = [
     Case(kernel, dtype, architecture, offsets=offsets, levels=4)
     for architecture, dtype in ((80, "fp32"), (90, "fp32"), (90, "bf16"), (100, "bf16"))
@@ -79,6 +81,17 @@ def test_other_sizes_neither_spill_nor_load_single_numbers(case):
 def test_sizes_that_are_no_power_of_two_compile(architecture):
     for kernel in ("forward", *kernel_resources.backward_kernels(architecture)):
         assert measure(Case(kernel, "fp32", architecture, channels=40)).stack == 0
+
+
+@pytest.mark.slow
+def test_one_query_and_one_token_compile():
+    """Triton takes sizes of 1 for constants."""
+    for kernel in (triton_kernels._forward_kernel, triton_kernels._backward_kernel):
+        sizes = {"S": 1, "Q": 1, "M": 1, "D": 2, "L": 1, "P": 1, "ROWS": 1, "LANES": 2}
+        flags = {"OFFSETS": True, "TO_VALUE": True, "TO_POINTS": True, "EXACT": False}
+        known = {"shapes": "*i32", "pixels": "*fp32", **sizes, **flags}
+        arguments = {name: known.get(name, "*fp32") for name in kernel.arg_names}
+        assert kernel_static.resources(kernel, arguments, 90, 1).stack == 0
 
 
 def test_the_disassembly_is_read():

@@ -122,7 +122,7 @@ def _backward(
     of_points, of_weights = torch.empty_like(points), torch.empty_like(weights)
     if not grad_output.numel():
         return of_value.to(value.dtype), of_points, of_weights
-    scale = _scale(grad_output, None if offsets else weights, points) if exact else grad_output
+    scale = _scale(grad_output, weights, output, offsets) if exact else grad_output
     tensors = (points, weights, output, grad_output, of_value, of_points, of_weights, scale)
     fused = has_vector_atomics(architecture_of(value.device)) and not exact
     for kernel in ("backward",) if fused else ("points", "value"):
@@ -135,16 +135,19 @@ def _backward(
     return of_value.to(value.dtype), of_points, of_weights
 
 
-def _scale(grad_output: Tensor, weights: Tensor | None, points: Tensor) -> Tensor:
+def _scale(grad_output: Tensor, weights: Tensor, output: Tensor, offsets: bool) -> Tensor:
     """What makes whole numbers of a gradient, as fine as the sum in 63 bits allows; (1,) float32.
 
-    It is NaN where the gradient is not finite, and so is then what is divided by it.
+    It is NaN where something is not finite, and so is then all that is divided by it.
     """
     largest = grad_output.abs().amax().float()
-    if weights is not None:
+    if offsets:
+        # Of logits that are no numbers the output tells; other weights are 1 at most.
+        largest = largest.masked_fill(output.isnan().any(), float("nan"))
+    else:
         largest = largest * weights.abs().amax().float()
     # All points of a level may read one pixel, each with a corner of weight 1 at most.
-    most = points.shape[1] * points.shape[4]
+    most = weights.shape[1] * weights.shape[4]
     exponent = 62 - most.bit_length() - torch.frexp(largest).exponent
     scale = torch.ldexp(torch.ones_like(largest), exponent.clamp(-126, 126))
     return (scale + (largest - largest)).view(1)
