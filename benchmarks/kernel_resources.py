@@ -155,8 +155,8 @@ def main() -> None:
     print(f"triton {triton.__version__}, {HEADS} heads, {POINTS} points")
     print(table(rows))
     if args.json:
-        content = {"triton": triton.__version__, "rows": rows}
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        args.json.write_text(f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def test_sizes(backend, channels, shapes):
 
 @pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
 @pytest.mark.parametrize("channels, points", [(1, 1), (3, 9), (8, 4), (32, 4), (40, 5)])
-@pytest.mark.parametrize("shapes", [[(4, 5)], [(1, 1), (3, 2)], [(1, 1), (1, 2), (2, 3), (2, 2)]])
+@pytest.mark.parametrize("shapes", [[(4, 5)], [(1, 1), (3, 2)], [(1, 1), (1, 2), (2, 1), (2, 2)]])
 def test_sizes_from_offsets(backend, channels, points, shapes):
     case = offset_case(shapes, channels=channels, points=points)
     assert_like_the_definition(case, backend, ms_deform_attn_from_offsets, rtol=1e-4, atol=4e-5)
@@ -124,8 +124,7 @@ def in_float64(case, operator):
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
-@pytest.mark.parametrize("levels", [3, 4])
-@pytest.mark.parametrize("channels", [16, 32, 64, 128])
+@pytest.mark.parametrize("channels, levels", [(16, 3), (32, 3), (32, 4), (64, 3), (128, 3)])
 def test_specialised_sizes_against_float64(backend, operator, dtype, bound, levels, channels):
     """The sizes that tests/test_triton_static.py compiles; points and weights stay in float32.
 
@@ -133,12 +132,14 @@ def test_specialised_sizes_against_float64(backend, operator, dtype, bound, leve
     """
     shapes = [(1, 1), (2, 1), (2, 3), (3, 4)][:levels]
     make = offset_case if operator is ms_deform_attn_from_offsets else random_case
-    heads = 8 if channels == 32 else 2
+    heads = 8 if (channels, levels) == (32, 3) else 2
     value, *rest = make(shapes, batch=1, heads=heads, channels=channels, points=4)
     case = (value.to(dtype), *rest)
-    for ours, exact in zip(run(case, backend, operator), in_float64(case, operator), strict=True):
+    results = zip(run(case, backend, operator), in_float64(case, operator), strict=True)
+    for i, (ours, exact) in enumerate(results):
         error = (ours.double() - exact).abs().max() / exact.abs().max()
-        assert error < bound
+        # The mean that the softmax takes off the gradients of logits is read from the output.
+        assert error < (3 * bound if i == 3 else bound)
 
 
 def assert_softmax_and_centres(backend):

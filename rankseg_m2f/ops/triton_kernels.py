@@ -18,6 +18,11 @@ import triton.language as tl
 
 
 @triton.jit
+def _zeros(ROWS: tl.constexpr, LANES: tl.constexpr):
+    return tl.zeros((ROWS, LANES), tl.float32)
+
+
+@triton.jit
 def _place(token, shapes, pixels, L: tl.constexpr):
     """Centre of the pixel that a token is, (x, y) in [0, 1]."""
     x, y = token * 0.0, token * 0.0
@@ -49,7 +54,7 @@ def _softmax_terms(weights, row, lanes, LP: tl.constexpr, ROWS: tl.constexpr, LA
         largest = tl.load(weights + row * LP).to(tl.float32)
         for k in tl.static_range(1, LP):
             largest = tl.maximum(largest, tl.load(weights + row * LP + k).to(tl.float32))
-        total = tl.zeros((ROWS, LANES), tl.float32)
+        total = _zeros(ROWS, LANES)
         for k in tl.static_range(LP):
             total += _exp(tl.load(weights + row * LP + k).to(tl.float32) - largest, ROWS, LANES)
     return largest, 1 / total
@@ -118,10 +123,93 @@ def _store(base, offset, rows, lanes, tile, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _store_one(base, offset, rows, lanes, column, zeros):
-    """Write one number of each row; `zeros` is a tile."""
-    pointers = base + (offset[:, None] + (lanes * 0)[None, :])
-    tl.store(pointers, column + zeros, mask=rows[:, None] & (lanes == 0)[None, :])
+def _put(tile, channel, column, base, offset, rows, lanes, TOGETHER: tl.constexpr):
+    """Put one number of each row into a channel of a tile, which is then stored at once.
+
+    Stores of single numbers would first move them between warps. They serve where a tile has too
+    few channels; then it stays zero.
+    """
+    if TOGETHER:
+        tile = tl.where((lanes == channel)[None, :], column, tile)
+    else:
+        pointers = base + (offset[:, None] + (lanes * 0)[None, :])
+        tl.store(pointers, column + tile, mask=rows[:, None] & (lanes == 0)[None, :])
+    return tile
+
+
+@triton.jit
+def _put_pair(tile, channel, x, y, base, offset, rows, lanes, TOGETHER: tl.constexpr):
+    """Put two numbers of each row into neighbouring channels."""
+    tile = _put(tile, channel, x, base, offset, rows, lanes, TOGETHER)
+    return _put(tile, channel + 1, y, base, offset + 1, rows, lanes, TOGETHER)
+
+
+@triton.jit
+def _queries(
+    weights, row, lanes, shapes, pixels, M: tl.constexpr, L: tl.constexpr, P: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, OFFSETS: tl.constexpr,
+):  # fmt: skip
+    """What offsets and logits are relative to; nothing where they are not."""
+    x, y, largest, share = 0.0, 0.0, 0.0, 1.0
+    if OFFSETS:
+        x, y = _place(row // M, shapes, pixels, L)
+        largest, share = _softmax_terms(weights, row, lanes, L * P, ROWS, LANES)
+    return x, y, largest, share
+
+
+@triton.jit
+def _point(
+    points, weights, point, height, width, here_x, here_y, largest, share,
+    ROWS: tl.constexpr, LANES: tl.constexpr, OFFSETS: tl.constexpr,
+):  # fmt: skip
+    """A point of each row in pixels of the level, and its weight as a tile or its column."""
+    x = tl.load(points + 2 * point).to(tl.float32)
+    y = tl.load(points + 2 * point + 1).to(tl.float32)
+    weight = tl.load(weights + point).to(tl.float32)
+    if OFFSETS:
+        x, y = x + (here_x * width - 0.5), y + (here_y * height - 0.5)
+        weight = _exp(weight - largest, ROWS, LANES) * share
+    else:
+        x, y = x * width - 0.5, y * height - 0.5
+        weight = weight[:, None]
+    return x, y, weight
+
+
+@triton.jit
+def _scatter(
+    grad_value, a, right_pixel, next_line, flow, scale, right, down, in_a, in_b, in_c, in_d, lanes,
+    D: tl.constexpr, LANES: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """Add the gradient of a point's value to its four pixels, in whole numbers where EXACT."""
+    if EXACT:
+        flow = flow * tl.load(scale)
+    to_a = flow * ((1 - right) * (1 - down))[:, None]
+    to_b = flow * (right * (1 - down))[:, None]
+    to_c = flow * ((1 - right) * down)[:, None]
+    to_d = flow * (right * down)[:, None]
+    if EXACT:
+        to_a, to_b = to_a.to(tl.int64), to_b.to(tl.int64)
+        to_c, to_d = to_c.to(tl.int64), to_d.to(tl.int64)
+    _add(grad_value, a, in_a, lanes, to_a, D, LANES)
+    _add(grad_value, a + right_pixel, in_b, lanes, to_b, D, LANES)
+    _add(grad_value, a + next_line, in_c, lanes, to_c, D, LANES)
+    _add(grad_value, a + next_line + right_pixel, in_d, lanes, to_d, D, LANES)
+
+
+@triton.jit
+def _slopes(
+    value, a, right_pixel, next_line, grad, right, down, in_a, in_b, in_c, in_d, lanes,
+    D: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Gradient times a point's value, and times how that changes with x and with y, columns."""
+    of_a = tl.sum(_tile(value, a, in_a, lanes, D, LANES) * grad, 1)
+    of_b = tl.sum(_tile(value, a + right_pixel, in_b, lanes, D, LANES) * grad, 1)
+    of_c = tl.sum(_tile(value, a + next_line, in_c, lanes, D, LANES) * grad, 1)
+    of_d = tl.sum(_tile(value, a + next_line + right_pixel, in_d, lanes, D, LANES) * grad, 1)
+    upper, lower = of_a + (of_b - of_a) * right, of_c + (of_d - of_c) * right
+    across = (of_b - of_a) * (1 - down) + (of_d - of_c) * down
+    here = upper + (lower - upper) * down
+    return here[:, None], across[:, None], (lower - upper)[:, None]
 
 
 @triton.jit
@@ -139,24 +227,19 @@ def _forward_kernel(
     points += image * rows * (L * P * 2)
     weights += image * rows * (L * P)
     output += image * rows * D
-    if OFFSETS:
-        here_x, here_y = _place(row // M, shapes, pixels, L)
-        largest, share = _softmax_terms(weights, row, lanes, L * P, ROWS, LANES)
-    total = tl.zeros((ROWS, LANES), tl.float32)
+    here_x, here_y, largest, share = _queries(
+        weights, row, lanes, shapes, pixels, M, L, P, ROWS, LANES, OFFSETS
+    )
+    total = _zeros(ROWS, LANES)
     start = 0
     for level in tl.range(L):
         height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
         for p in tl.static_range(P):
             point = (row * L + level) * P + p
-            x = tl.load(points + 2 * point).to(tl.float32)
-            y = tl.load(points + 2 * point + 1).to(tl.float32)
-            weight = tl.load(weights + point).to(tl.float32)
-            if OFFSETS:
-                x, y = x + (here_x * width - 0.5), y + (here_y * height - 0.5)
-                weight = _exp(weight - largest, ROWS, LANES) * share
-            else:
-                x, y = x * width - 0.5, y * height - 0.5
-                weight = weight[:, None]
+            x, y, weight = _point(
+                points, weights, point, height, width,
+                here_x, here_y, largest, share, ROWS, LANES, OFFSETS,
+            )  # fmt: skip
             left, top, right, down, in_a, in_b, in_c, in_d = _corners(x, y, width, height)
             a = (start + top * width + left) * (M * D) + (row % M) * D
             c = a + width * (M * D)
@@ -182,83 +265,54 @@ def _backward_kernel(
 ):  # fmt: skip
     image, rows = tl.program_id(1).to(tl.int64), Q * M
     row, lanes = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, LANES)
-    live = row < rows
-    row = tl.minimum(row, rows - 1)
-    value += image * S * (M * D)
-    grad_value += image * S * (M * D)
-    points += image * rows * (L * P * 2)
-    grad_points += image * rows * (L * P * 2)
-    weights += image * rows * (L * P)
-    grad_weights += image * rows * (L * P)
+    live, row = row < rows, tl.minimum(row, rows - 1)
+    value, grad_value = value + image * S * (M * D), grad_value + image * S * (M * D)
+    first = image * rows * (L * P)
+    points, grad_points = points + 2 * first, grad_points + 2 * first
+    weights, grad_weights = weights + first, grad_weights + first
     # Zero for rows past the end, so they add nothing.
     grad = _tile(grad_output + image * rows * D, row * D, live, lanes, D, LANES)
-    if OFFSETS:
-        here_x, here_y = _place(row // M, shapes, pixels, L)
-        largest, share = _softmax_terms(weights, row, lanes, L * P, ROWS, LANES)
-        if TO_POINTS:
-            # The weighted mean of all weights' gradients, which the softmax takes off each.
-            mean = tl.sum(
-                _tile(output + image * rows * D, row * D, live, lanes, D, LANES) * grad, 1
-            )
+    here_x, here_y, largest, share = _queries(
+        weights, row, lanes, shapes, pixels, M, L, P, ROWS, LANES, OFFSETS
+    )
+    if OFFSETS and TO_POINTS:
+        # The weighted mean of all weights' gradients, which the softmax takes off each.
+        mean = tl.sum(_tile(output + image * rows * D, row * D, live, lanes, D, LANES) * grad, 1)
+    TOGETHER: tl.constexpr = 2 * P <= LANES
     start = 0
     for level in tl.range(L):
         height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
-        # A row's gradients are gathered in channels of a tile and stored at once: single stores
-        # would first move them between warps.
-        to_points = tl.zeros((ROWS, LANES), tl.float32)
-        to_weights = tl.zeros((ROWS, LANES), tl.float32)
+        to_points, to_weights = _zeros(ROWS, LANES), _zeros(ROWS, LANES)
         for p in tl.static_range(P):
-            point = (row * L + level) * P + p
-            x = tl.load(points + 2 * point).to(tl.float32)
-            y = tl.load(points + 2 * point + 1).to(tl.float32)
-            weight = tl.load(weights + point).to(tl.float32)
-            if OFFSETS:
-                x, y = x + (here_x * width - 0.5), y + (here_y * height - 0.5)
-                weight = _exp(weight - largest, ROWS, LANES) * share
-            else:
-                x, y = x * width - 0.5, y * height - 0.5
-                weight = weight[:, None]
+            point, line = (row * L + level) * P + p, width * (M * D)
+            x, y, weight = _point(
+                points, weights, point, height, width,
+                here_x, here_y, largest, share, ROWS, LANES, OFFSETS,
+            )  # fmt: skip
             left, top, right, down, in_a, in_b, in_c, in_d = _corners(x, y, width, height)
             a = (start + top * width + left) * (M * D) + (row % M) * D
-            c = a + width * (M * D)
             if TO_POINTS:
-                of_a = tl.sum(_tile(value, a, in_a, lanes, D, LANES) * grad, 1)
-                of_b = tl.sum(_tile(value, a + M * D, in_b, lanes, D, LANES) * grad, 1)
-                of_c = tl.sum(_tile(value, c, in_c, lanes, D, LANES) * grad, 1)
-                of_d = tl.sum(_tile(value, c + M * D, in_d, lanes, D, LANES) * grad, 1)
-                upper, lower = of_a + (of_b - of_a) * right, of_c + (of_d - of_c) * right
-                to_weight = upper + (lower - upper) * down
-                to_x = (of_b - of_a) * (1 - down) + (of_d - of_c) * down
-                to_y = lower - upper
+                to_weight, to_x, to_y = _slopes(
+                    value, a, M * D, line, grad, right, down, in_a, in_b, in_c, in_d, lanes,
+                    D, LANES,
+                )  # fmt: skip
                 if OFFSETS:
-                    to_weight = (to_weight[:, None] - mean[:, None]) * weight
+                    to_weight = (to_weight - mean[:, None]) * weight
                 else:
-                    to_weight, to_x, to_y = to_weight[:, None], to_x * width, to_y * height
-                to_x, to_y = to_x[:, None] * weight, to_y[:, None] * weight
-                if 2 * P <= LANES:
-                    to_weights = tl.where((lanes == p)[None, :], to_weight, to_weights)
-                    to_points = tl.where((lanes == 2 * p)[None, :], to_x, to_points)
-                    to_points = tl.where((lanes == 2 * p + 1)[None, :], to_y, to_points)
-                else:
-                    _store_one(grad_weights, point, live, lanes, to_weight, to_weights)
-                    _store_one(grad_points, 2 * point, live, lanes, to_x, to_points)
-                    _store_one(grad_points, 2 * point + 1, live, lanes, to_y, to_points)
+                    to_x, to_y = to_x * width, to_y * height
+                to_x, to_y = to_x * weight, to_y * weight
+                to_weights = _put(
+                    to_weights, p, to_weight, grad_weights, point, live, lanes, TOGETHER
+                )
+                to_points = _put_pair(
+                    to_points, 2 * p, to_x, to_y, grad_points, 2 * point, live, lanes, TOGETHER
+                )
             if TO_VALUE:
-                flow = grad * weight
-                if EXACT:
-                    flow = flow * tl.load(scale)
-                to_a = flow * ((1 - right) * (1 - down))[:, None]
-                to_b = flow * (right * (1 - down))[:, None]
-                to_c = flow * ((1 - right) * down)[:, None]
-                to_d = flow * (right * down)[:, None]
-                if EXACT:
-                    to_a, to_b = to_a.to(tl.int64), to_b.to(tl.int64)
-                    to_c, to_d = to_c.to(tl.int64), to_d.to(tl.int64)
-                _add(grad_value, a, in_a & live, lanes, to_a, D, LANES)
-                _add(grad_value, a + M * D, in_b & live, lanes, to_b, D, LANES)
-                _add(grad_value, c, in_c & live, lanes, to_c, D, LANES)
-                _add(grad_value, c + M * D, in_d & live, lanes, to_d, D, LANES)
-        if TO_POINTS and 2 * P <= LANES:
+                _scatter(
+                    grad_value, a, M * D, line, grad * weight, scale, right, down,
+                    in_a & live, in_b & live, in_c & live, in_d & live, lanes, D, LANES, EXACT,
+                )  # fmt: skip
+        if TO_POINTS and TOGETHER:
             point = (row * L + level) * P
             _store(grad_weights, point, live, lanes, to_weights, P)
             _store(grad_points, 2 * point, live, lanes, to_points, 2 * P)
