@@ -17,7 +17,6 @@ from golden import FOLDER
 from torch.utils.flop_counter import FlopCounterMode
 
 import rankseg_m2f.ops
-from rankseg_m2f.layers.linear import apply_linear
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.ops import backends, native, reference
 from rankseg_m2f.ops.dispatch import (
@@ -453,21 +452,6 @@ def test_a_layer_reads_its_own_pixels_where_no_reference_is_given():
     ]
     expected = layer(tokens, tokens, shapes, torch.tensor(centres))
     torch.testing.assert_close(layer(tokens, tokens, shapes), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("shape", [(16,), (7, 16), (2, 7, 16), (0, 16)])
-def test_linear_is_the_layer(relu, shape):
-    layer = torch.nn.Linear(16, 8)
-    x = torch.randn(shape)
-    expected = layer(x).relu() if relu else layer(x)
-    torch.testing.assert_close(apply_linear(layer, x, relu), expected)
-    with torch.no_grad():
-        torch.testing.assert_close(apply_linear(layer, x, relu), expected)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert apply_linear(layer, x, relu).dtype == torch.bfloat16
-        wide = layer.double()
-        torch.testing.assert_close(apply_linear(wide, x.double(), relu).float(), expected)
 
 
 def test_autocast_runs_it_in_float32():

@@ -4,8 +4,15 @@ PyTorch multiplies float32 matrices by MKL, which runs at about half speed on pr
 not Intel's. oneDNN, inside PyTorch too, does not, and applies the ReLU while it writes.
 """
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+# Where PyTorch was built without oneDNN there is none.
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def apply_linear(layer: nn.Linear, x: Tensor, relu: bool = False) -> Tensor:
@@ -21,23 +28,31 @@ def apply_linear(layer: nn.Linear, x: Tensor, relu: bool = False) -> Tensor:
     """
     if _by_onednn(layer, x):
         activation = "relu" if relu else "none"
-        return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, activation, [], "")
+        return _ONEDNN(x, layer.weight, layer.bias, activation, [], "")
     return layer(x).relu() if relu else layer(x)
 
 
 def _by_onednn(layer: nn.Linear, x: Tensor) -> bool:
-    # It has no gradient, and compilers and exporters should see PyTorch's own operators.
     return (
-        not torch.is_grad_enabled()
+        _ONEDNN is not None
+        and torch.backends.mkldnn.enabled
         and x.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
         and x.numel() > 0
-        and torch.backends.mkldnn.enabled
-        and torch.backends.mkldnn.is_available()
+        # It has no gradient, and compilers and exporters should see PyTorch's own operators.
+        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        # What a layer was given besides weights, it should do.
         and type(layer) is nn.Linear
-        and type(x) is Tensor
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
     )
+
+
+def _flops(x: Sequence[int], weight: Sequence[int], *args, **kwargs) -> int:
+    return 2 * prod(x) * weight[0]
+
+
+if _ONEDNN is not None and _ONEDNN not in flop_registry:
+    register_flop_formula(_ONEDNN)(_flops)
