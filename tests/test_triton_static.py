@@ -61,7 +61,7 @@ def assert_fits(case):
 
 def atomics(case) -> dict[str, int]:
     """Four corners of four points, a thread's four channels at once where the GPU can."""
-    if case.kernel == "points":
+    if case.kernel in ("forward", "from_offsets", "points"):
         return {}
     return {"64" if case.exact else "F32x4" if case.kernel == "backward" else "F32": 16}
 
