@@ -4,7 +4,9 @@
 
 Shapes are those of Mask2Former's encoder with ResNet-50 (8 heads of 32, 3 levels, 4 points). Peers:
 the PyTorch definition, the one of Hugging Face transformers, and torch-ms-deform-attn where it is
-installed (pip install --no-build-isolation torch-ms-deform-attn==0.1.1).
+installed (pip install --no-build-isolation torch-ms-deform-attn==0.1.1). "From offsets" starts
+where a layer's projections end: the softmax, the reference points and the division come on top, in
+PyTorch for all but our second operator.
 """
 
 import argparse
@@ -20,7 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rankseg_m2f.ops.backends import available_backends
-from rankseg_m2f.ops.dispatch import ms_deform_attn
+from rankseg_m2f.ops.dispatch import ms_deform_attn, ms_deform_attn_from_offsets
+from rankseg_m2f.ops.reference import located
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 # Input sizes; the levels are 1/32, 1/16 and 1/8 of them.
@@ -60,6 +63,10 @@ def compare(size: str, batch: int, dtype: str, device: str, rounds: int) -> list
     for name, attend in implementations(device, DTYPES[dtype]).items():
         runs[name, "forward"] = forward_pass(attend, inputs, shapes)
         runs[name, "forward+backward"] = both_passes(attend, inputs, shapes)
+    inputs = make_offsets(shapes, batch, DTYPES[dtype], device)
+    for name, attend in from_offsets(device, DTYPES[dtype]).items():
+        runs[name, "forward, from offsets"] = forward_pass(attend, inputs, shapes)
+        runs[name, "forward+backward, from offsets"] = both_passes(attend, inputs, shapes)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for step in range(rounds + 1):
         for key, call in runs.items():
@@ -103,6 +110,24 @@ def implementations(device: str, dtype: torch.dtype) -> dict[str, Callable]:
     return found
 
 
+def from_offsets(device: str, dtype: torch.dtype) -> dict[str, Callable]:
+    """Name -> function of (value, shapes, offsets, logits)."""
+
+    def after(attend: Callable) -> Callable:
+        def call(value: Tensor, shapes: list, offsets: Tensor, logits: Tensor) -> Tensor:
+            sides = [side for shape in shapes for side in shape]
+            return attend(value, shapes, *located(offsets, logits, sides, value.dtype))
+
+        return call
+
+    found = {"ours": ms_deform_attn_from_offsets}
+    return found | {
+        f"{name}, after PyTorch's softmax": after(attend)
+        for name, attend in implementations(device, dtype).items()
+        if not name.startswith("ours, ")
+    }
+
+
 def torch_ms_deform_attn(device: str) -> Callable:
     """The peer's call, with its index tensors made beforehand."""
     from torch_ms_deform_attn.functional import ms_deform_attn as peer
@@ -118,6 +143,17 @@ def torch_ms_deform_attn(device: str) -> Callable:
         return peer(value, *cache[key], locations, weights)
 
     return attend
+
+
+def make_offsets(shapes: list, batch: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Value, offsets, logits: as `make_inputs` before the reference points and the softmax."""
+    generator = torch.Generator().manual_seed(0)
+    queries = sum(h * w for h, w in shapes)
+    grid = (batch, queries, HEADS, len(shapes), POINTS)
+    value = torch.randn(batch, queries, HEADS, CHANNELS, generator=generator)
+    offsets = torch.randn(*grid, 2, generator=generator) * 2.5
+    logits = torch.randn(grid, generator=generator)
+    return [t.to(device, dtype) for t in (value, offsets, logits)]
 
 
 def make_inputs(shapes: list, batch: int, dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -165,7 +201,7 @@ def bytes_moved(inputs: list[Tensor], direction: str) -> int:
     """Least traffic: each input read and each result written once."""
     sizes = [t.numel() * t.element_size() for t in inputs]
     forward = sum(sizes) + sizes[0]
-    return forward if direction == "forward" else 2 * forward + sum(sizes)
+    return 2 * forward + sum(sizes) if direction.startswith("forward+") else forward
 
 
 def copy_bandwidth(device: str) -> float:
@@ -179,12 +215,12 @@ def copy_bandwidth(device: str) -> float:
 def table(rows: list[dict]) -> str:
     """Aligned text."""
     lines = [
-        f"{'input':10}{'batch':>6} {'type':10}{'pass':18}{'implementation':22}{'ms':>9}"
+        f"{'input':10}{'batch':>6} {'type':10}{'pass':32}{'implementation':46}{'ms':>9}"
         f"{'ours is':>10}{'of copy':>9}"
     ]
     for row in rows:
         lines.append(
-            f"{row['size']:10}{row['batch']:6} {row['dtype']:10}{row['pass']:18}{row['name']:22}"
+            f"{row['size']:10}{row['batch']:6} {row['dtype']:10}{row['pass']:32}{row['name']:46}"
             f"{1e3 * row['seconds']:9.2f}{row['ours_is_faster_by']:9.1f}x"
             f"{100 * row['bandwidth_share']:8.1f}%"
         )

@@ -93,7 +93,7 @@ def estimate(cfg: Config) -> Estimate:
         per_iteration = typical(iteration_seconds(trainer, min(ITERATIONS, total)))
         per_evaluation = sum(
             typical(record_seconds(trainer, test)) * len(test.loader.dataset)
-            for test in (EvaluationSet.of(trial, name) for name in trial.DATASETS.TEST)
+            for test in trainer.evaluation_sets()
         )
     return Estimate(total - done, per_iteration, evaluations, per_evaluation)
 
@@ -112,11 +112,11 @@ def iteration_seconds(trainer: Trainer, count: int) -> Iterator[float]:
 def record_seconds(trainer: Trainer, test: EvaluationSet) -> Iterator[float]:
     """Time of the first records, from file to evaluator."""
     trainer.model.eval()
-    test.judges.reset()
+    test.evaluators.reset()
     with torch.no_grad():
         start = time.perf_counter()
         for inputs in itertools.islice(test.loader, RECORDS):
-            test.judges.process(inputs, trainer.model(inputs))
+            test.evaluators.process(inputs, trainer.model(inputs))
             yield time.perf_counter() - start
             start = time.perf_counter()
 

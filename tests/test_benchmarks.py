@@ -19,7 +19,8 @@ def test_every_implementation_is_timed_in_both_passes(monkeypatch):
     monkeypatch.setitem(benchmark.SIZES, "512x512", (64, 96))
     rows = benchmark.compare("512x512", 1, "float32", "cpu", rounds=1)
     rows = [{**row, "bandwidth_share": 0.5} for row in rows]
-    assert {row["pass"] for row in rows} == {"forward", "forward+backward"}
+    passes = {"forward", "forward+backward"}
+    assert {row["pass"] for row in rows} == passes | {f"{name}, from offsets" for name in passes}
     assert {"ours", "transformers"} <= {row["name"] for row in rows}
     assert all(row["ours_is_faster_by"] == 1 for row in rows if row["name"] == "ours")
     assert all(name in benchmark.table(rows) for name in ("ours", "transformers"))
@@ -32,6 +33,14 @@ def test_peers_compute_the_same():
         attend(inputs[0], shapes, *inputs[1:])
         for attend in benchmark.implementations("cpu", torch.float32).values()
     ]
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], rtol=1e-4, atol=1e-5)
+    inputs = benchmark.make_offsets(shapes, 2, torch.float32, "cpu")
+    outputs = [
+        attend(inputs[0], shapes, *inputs[1:])
+        for attend in benchmark.from_offsets("cpu", torch.float32).values()
+    ]
+    assert len(outputs) > 1
     for output in outputs[1:]:
         torch.testing.assert_close(output, outputs[0], rtol=1e-4, atol=1e-5)
 

@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
 
+from rankseg_m2f.annotations.findings import AnnotationSource
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import check_dataset
 from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
@@ -292,9 +293,13 @@ def test_a_dataset_is_loaded_once(made, monkeypatch, kind):
 
 def counted_loads(monkeypatch, dataset: str) -> list:
     """Grows by one each time the dataset's annotations are read."""
-    loads, source = [], DatasetCatalog.data[dataset]
-    read = source.read
-    monkeypatch.setattr(source, "read", lambda: loads.append(1) or read())
+    loads, read = [], AnnotationSource.read
+
+    def counted(source: AnnotationSource):
+        loads.extend([1] * (source.name == dataset))
+        return read(source)
+
+    monkeypatch.setattr(AnnotationSource, "read", counted)
     return loads
 
 

@@ -4,9 +4,17 @@ import pytest
 import torch
 from detectron2.structures import Instances
 from golden import load_case
-from test_ops import assert_like_the_definition, random_case
+from test_ops import (
+    OPERATORS,
+    assert_like_the_definition,
+    deterministic,  # noqa: F401  (a fixture)
+    offset_case,
+    random_case,
+    run,
+)
 
 from rankseg_m2f.ops.backends import available_backends
+from rankseg_m2f.ops.dispatch import ms_deform_attn_from_offsets
 from rankseg_m2f.rankseg.hints import LabelHints
 
 pytestmark = pytest.mark.gpu
@@ -27,6 +35,27 @@ def test_triton_serves():
 def test_triton_is_like_the_definition(channels, dtype, bound):
     case = on_gpu(random_case(SHAPES, channels=channels, queries=130, heads=4), dtype)
     assert_like_the_definition(case, "triton", rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("channels", [3, 16, 32, 40, 64, 128])
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-4), (torch.bfloat16, 5e-2)])
+def test_triton_from_offsets_is_like_the_definition(channels, dtype, bound):
+    case = on_gpu(offset_case(SHAPES, channels=channels, heads=4, points=4), dtype)
+    assert_like_the_definition(case, "triton", ms_deform_attn_from_offsets, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.usefixtures("deterministic")
+def test_triton_gives_the_same_bits_where_that_is_asked_for(operator):
+    shapes = [(64, 64), (32, 32), (16, 16)]
+    if operator is ms_deform_attn_from_offsets:
+        case = on_gpu(offset_case(shapes, channels=32, heads=8, points=4))
+    else:
+        case = on_gpu(random_case(shapes, channels=32, heads=8, queries=5376, points=4))
+    first = run(case, "triton", operator)
+    for _ in range(5):
+        again = run(case, "triton", operator)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def with_objects(sample):

@@ -71,7 +71,8 @@ MODELS = [
 
 def test_all_key_lists_are_held_against_ours():
     lists = {path.stem for path in (TESTS / "data" / "official_keys").glob("*.json")}
-    assert lists == {name for name, *_ in MODELS}
+    # Those of pixels are held against ours in tests/pixel.
+    assert lists - {"pixel_heads"} == {name for name, *_ in MODELS}
 
 
 @pytest.mark.parametrize(("name", "groups", "queries"), MODELS)

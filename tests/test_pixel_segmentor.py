@@ -12,7 +12,7 @@ from test_engine import SMALL
 
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.engine import main as engine
-from rankseg_m2f.engine.evaluate import evaluate
+from rankseg_m2f.engine.evaluate import evaluate, evaluation_sets
 from rankseg_m2f.engine.sweep import Setting, grid, sweep
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.rankseg.head import HEADS
@@ -377,7 +377,7 @@ def test_it_trains_and_is_evaluated(scenes, tmp_path, monkeypatch):
     assert results.keys() == {"sem_seg", "labels"} and results["labels"]["coverage"] > 0
     cfg = engine.load_config(str(DEMO), [*words_, *weights])
     model, _ = engine.load_model(cfg)
-    twice = evaluate(cfg, model, multi_scale=True)
+    twice = evaluate(cfg, model, evaluation_sets(cfg, multi_scale=True))
     assert twice["sem_seg"]["mIoU"] == results["sem_seg"]["mIoU"] and "sem_seg_TTA" in twice
     settings, _ = grid(model, [2, 20])
     found = sweep(cfg, model, cfg.DATASETS.TEST[0], settings)

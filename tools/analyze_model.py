@@ -203,6 +203,7 @@ _FVCORE_FLOPS = {
     aten.upsample_bilinear2d: _per_output(4),
     # As the sampling it stands for; weighting the samples is element-wise.
     torch.ops.rankseg_m2f.ms_deform_attn: _per_sample(4),
+    torch.ops.rankseg_m2f.ms_deform_attn_from_offsets: _per_sample(4),
     aten._adaptive_avg_pool2d: _per_input(plain=1, affine=1, weight=0),
 }
 _ACTIVATIONS = dict.fromkeys(flop_registry, _written)

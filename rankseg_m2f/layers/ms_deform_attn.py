@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rankseg_m2f.ops.dispatch import ms_deform_attn
+from rankseg_m2f.layers.linear import apply_linear
+from rankseg_m2f.ops.dispatch import ms_deform_attn, ms_deform_attn_from_offsets
 
 
 class MSDeformAttn(nn.Module):
@@ -55,29 +56,36 @@ class MSDeformAttn(nn.Module):
     def forward(
         self,
         query: Tensor,
-        reference: Tensor,
         tokens: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
+        reference: Tensor | None = None,
     ) -> Tensor:
         """Attend from `query` to `tokens`.
 
         Args:
             query: (N, Lq, C).
-            reference: (Lq, 2), reference points (x, y) in [0, 1], the same on all levels.
             tokens: (N, S, C).
             spatial_shapes: L pairs (height, width).
+            reference: (Lq, 2), reference points (x, y) in [0, 1], the same on all levels. None:
+                queries are the tokens themselves, Lq = S, each at the centre of its pixel.
 
         Returns:
             (N, Lq, C).
         """
         heads, levels, points = self.grid
-        value = self.value_proj(tokens).unflatten(-1, (heads, -1))
-        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
-        weights = self.attention_weights(query).unflatten(-1, (heads, levels * points))
-        weights = weights.softmax(-1).unflatten(-1, (levels, points))
-        # Offsets are in pixels of their level.
-        locations = reference[:, None, None, None] + offsets / _sizes(spatial_shapes, like=query)
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        value = apply_linear(self.value_proj, tokens).unflatten(-1, (heads, -1))
+        offsets = apply_linear(self.sampling_offsets, query).unflatten(
+            -1, (heads, levels, points, 2)
+        )
+        logits = apply_linear(self.attention_weights, query).unflatten(-1, (heads, levels, points))
+        if reference is None:
+            mixed = ms_deform_attn_from_offsets(value, spatial_shapes, offsets, logits)
+        else:
+            weights = logits.flatten(-2).softmax(-1).view_as(logits)
+            # Offsets are in pixels of their level.
+            locations = reference[:, None, None, None] + offsets / _sizes(spatial_shapes, query)
+            mixed = ms_deform_attn(value, spatial_shapes, locations, weights)
+        return apply_linear(self.output_proj, mixed)
 
 
 def _sizes(spatial_shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from types import ModuleType
 
 import torch
 
-# Name -> module with `forward`, `backward`, `problem`, `ABOUT`; the first that can serve is taken.
+# Name -> module with `forward`, `backward`, both `_from_offsets`, `problem` and `ABOUT`; the first
+# that can serve is taken.
 BACKENDS = {
     "native": "rankseg_m2f.ops.native",
     "triton": "rankseg_m2f.ops.triton",

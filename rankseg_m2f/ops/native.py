@@ -41,6 +41,27 @@ def backward(
     return torch.ops.rankseg_m2f_native.backward(grad_output, value, shapes, locations, weights)
 
 
+def forward_from_offsets(
+    value: Tensor, shapes: Sequence[int], offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """See `rankseg_m2f.ops.dispatch.ms_deform_attn_from_offsets`; `shapes` is flat."""
+    return torch.ops.rankseg_m2f_native.forward_from_offsets(value, shapes, offsets, logits)
+
+
+def backward_from_offsets(
+    grad_output: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    output: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, offsets and logits; `output` is not read."""
+    return torch.ops.rankseg_m2f_native.backward_from_offsets(
+        grad_output, value, shapes, offsets, logits
+    )
+
+
 def source_hash() -> str:
     """What the binary must have been built from."""
     digest = hashlib.sha256()

@@ -52,6 +52,59 @@ def backward(
     return tuple(gradient.to(like.dtype).contiguous() for gradient, like in found)
 
 
+def forward_from_offsets(
+    value: Tensor, shapes: Sequence[int], offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """See `rankseg_m2f.ops.dispatch.ms_deform_attn_from_offsets`; `shapes` is flat."""
+    return forward(value, shapes, *located(offsets, logits, shapes, _wide(value)))
+
+
+def backward_from_offsets(
+    grad_output: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    output: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, offsets and logits; `output` is not read."""
+    locations, weights = located(offsets, logits, shapes, _wide(value))
+    of_value, of_locations, of_weights = backward(grad_output, value, shapes, locations, weights)
+    of_offsets = of_locations / _sides(shapes, of_locations)
+    product = (weights * of_weights).flatten(-2)
+    of_logits = product - weights.flatten(-2) * product.sum(-1, keepdim=True)
+    of_logits = of_logits.view(logits.shape)
+    return of_value, of_offsets.to(offsets.dtype), of_logits.to(logits.dtype)
+
+
+def located(
+    offsets: Tensor, logits: Tensor, shapes: Sequence[int], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Sampling locations and attention weights of queries that are the tokens themselves.
+
+    Args:
+        offsets: (N, S, M, L, P, 2) in pixels of the level read.
+        logits: (N, S, M, L, P).
+        shapes: flat (h, w, h, w, ...).
+        dtype: of the result.
+    """
+    offsets, logits = offsets.to(dtype), logits.to(dtype)
+    centres = []
+    for height, width in zip(shapes[::2], shapes[1::2], strict=True):
+        y = (torch.arange(height, dtype=dtype, device=offsets.device) + 0.5) / height
+        x = (torch.arange(width, dtype=dtype, device=offsets.device) + 0.5) / width
+        centres.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1))
+    locations = torch.cat(centres)[:, None, None, None] + offsets / _sides(shapes, offsets)
+    return locations, logits.flatten(-2).softmax(-1).view(logits.shape)
+
+
+def _sides(shapes: Sequence[int], like: Tensor) -> Tensor:
+    """(L, 1, 2) width and height of each level, filled in place: a copy would stop the GPU."""
+    pairs = zip(shapes[::2], shapes[1::2], strict=True)
+    sides = [like.new_full((1,), side) for height, width in pairs for side in (width, height)]
+    return torch.cat(sides).view(-1, 1, 2)
+
+
 def _levels(
     value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

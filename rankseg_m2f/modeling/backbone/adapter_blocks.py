@@ -89,7 +89,7 @@ class Injector(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, grid: Grid) -> Tensor:
         reference = cell_centres([grid], x)
-        update = self.attn(self.query_norm(x), reference, self.feat_norm(c), pyramid_grids(grid))
+        update = self.attn(self.query_norm(x), self.feat_norm(c), pyramid_grids(grid), reference)
         return x + self.gamma * update
 
 
@@ -132,7 +132,7 @@ class Extractor(nn.Module):
 
     def forward(self, c: Tensor, x: Tensor, grid: Grid) -> Tensor:
         reference = cell_centres(pyramid_grids(grid), c)
-        c = c + self.attn(self.query_norm(c), reference, self.feat_norm(x), [grid])
+        c = c + self.attn(self.query_norm(c), self.feat_norm(x), [grid], reference)
         return c + self.drop_path(self.ffn(self.ffn_norm(c), grid))
 
 

@@ -12,6 +12,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from rankseg_m2f.errors import require_one_of
+from rankseg_m2f.layers.linear import apply_linear
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.layers.position import sine_position
 from rankseg_m2f.modeling.query.pixel_decoder.conv import conv_norm, features_read
@@ -34,11 +35,11 @@ class DeformableEncoderLayer(nn.Module):
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: list) -> Tensor:
-        mixed = self.self_attn(tokens + position, reference, tokens, shapes)
+    def forward(self, tokens: Tensor, position: Tensor, shapes: list) -> Tensor:
+        mixed = self.self_attn(tokens + position, tokens, shapes)
         tokens = self.norm1(tokens + self.drop(mixed))
-        hidden = self.drop(F.relu(self.linear1(tokens)))
-        return self.norm2(tokens + self.drop(self.linear2(hidden)))
+        hidden = self.drop(apply_linear(self.linear1, tokens, relu=True))
+        return self.norm2(tokens + self.drop(apply_linear(self.linear2, hidden)))
 
 
 class DeformableEncoder(nn.Module):
@@ -65,20 +66,12 @@ class DeformableEncoder(nn.Module):
                 for (h, w), embed in zip(shapes, self.level_embed, strict=True)
             ]
         )
-        reference = torch.cat([_pixel_centres(h, w, tokens.device) for h, w in shapes])
         for layer in self.encoder.layers:
-            tokens = layer(tokens, position, reference, shapes)
+            tokens = layer(tokens, position, shapes)
         levels = tokens.split([h * w for h, w in shapes], dim=1)
         return [
             x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, shapes, strict=True)
         ]
-
-
-def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """(h * w, 2) points (x, y) in [0, 1], row by row."""
-    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-    return torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
