@@ -96,7 +96,7 @@ def read(binary: bytes) -> Resources:
         file.write(binary)
         file.flush()
         command = [str(DISASSEMBLER), "-res-usage", "-sass", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RuntimeError(f"{DISASSEMBLER.name} failed: {done.stderr.strip()}")
     return parse(done.stdout)
