@@ -156,7 +156,9 @@ def main() -> None:
     print(table(rows))
     if args.json:
         lines = ",\n".join(json.dumps(row) for row in rows)
-        args.json.write_text(f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n')
+        args.json.write_text(
+            f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n', encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
