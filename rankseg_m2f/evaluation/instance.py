@@ -37,6 +37,10 @@ class InstanceEvaluator(COCOEvaluator):
     and small objects, is what the script of the package cityscapesscripts computes.
     """
 
+    task = "segm"
+    reads = "instance"
+    metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
     def __init__(
         self,
         name: str,

@@ -27,6 +27,7 @@ class MultiLabelEvaluator(StreamingEvaluator):
 
     output_key = "label_scores"
     task = "labels"
+    metrics = ("mAP", "image_AP", "recall", "coverage", "kappa")
     kind = "labels"
 
     def statistics(self, key: str, output: dict) -> Statistics:

@@ -56,6 +56,10 @@ class VideoInstanceEvaluator(DatasetEvaluator):
     `submission/results.zip`, which challenge servers take.
     """
 
+    task = "segm"
+    reads = "instance"
+    metrics = METRICS
+
     def __init__(self, name: str, output_dir: str | os.PathLike | None = None):
         """
         Args:
