@@ -41,7 +41,7 @@ class Labels:
         self.colours = own if len(own) >= len(self.names) else []
 
     @classmethod
-    def of(cls, datasets: Sequence[str]) -> "Labels":
+    def from_datasets(cls, datasets: Sequence[str]) -> "Labels":
         """Those of the first dataset; numbers and made-up colours where there is none."""
         return cls(MetadataCatalog.get(datasets[0]) if datasets else {})
 

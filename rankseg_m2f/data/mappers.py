@@ -145,7 +145,7 @@ class ClipReader:
         """
         if self.label_scores is None:
             return {}
-        return {"label_scores": torch.from_numpy(self.label_scores.of(record))}
+        return {"label_scores": torch.from_numpy(self.label_scores.for_record(record))}
 
     def _truth(self, record: dict, image: np.ndarray) -> SegmentMap | ObjectList | LabelList | None:
         if self.read_truth is None:

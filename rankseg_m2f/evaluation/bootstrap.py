@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from rankseg_m2f.errors import UserError
-from rankseg_m2f.evaluation.errors import ErrorEvaluator
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
-from rankseg_m2f.evaluation.matches import MatchJudge
+from rankseg_m2f.evaluation.error_analysis import ErrorEvaluator
+from rankseg_m2f.evaluation.matches import MaskApFromMatches
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.streaming import Statistics, StreamingEvaluator
@@ -25,7 +25,7 @@ KINDS = {
     for evaluator in (
         PanopticEvaluator,
         SemanticEvaluator,
-        MatchJudge,
+        MaskApFromMatches,
         MultiLabelEvaluator,
         ErrorEvaluator,
     )
@@ -66,7 +66,7 @@ class SavedStatistics:
     """
 
     path: Path
-    evaluator: StreamingEvaluator | MatchJudge
+    evaluator: StreamingEvaluator | MaskApFromMatches
     arrays: Statistics
     _drawn: dict[tuple[int, int], dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 

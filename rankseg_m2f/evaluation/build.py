@@ -11,7 +11,7 @@ from fvcore.common.registry import Registry
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.instance import InstanceEvaluator
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
@@ -91,7 +91,7 @@ def build_evaluator(
     if InstanceEvaluator in judged and kind.startswith("cityscapes"):
         logger.warning("AP of %s is COCO's, not that of Cityscapes' benchmark", dataset_name)
     # Read once: the annotations of a large dataset take seconds to parse.
-    truth = GroundTruth.of(dataset_name) if truth is None else truth
+    truth = GroundTruth.from_dataset(dataset_name) if truth is None else truth
     evaluators = []
     for evaluator in (*judged, MultiLabelEvaluator):
         settings = {} if evaluator in WITHOUT_TRUTH else {"truth": truth}

@@ -66,7 +66,7 @@ class GroundTruth:
         self.segments = lru_cache(maxsize=1)(self._segments)
 
     @classmethod
-    def of(cls, name: str, records: Sequence[dict] | None = None) -> "GroundTruth":
+    def from_dataset(cls, name: str, records: Sequence[dict] | None = None) -> "GroundTruth":
         """That of a registered dataset; a `VideoTruth` where records have `file_names`.
 
         Args:

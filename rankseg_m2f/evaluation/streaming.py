@@ -66,7 +66,7 @@ class StreamingEvaluator(DatasetEvaluator):
         """
         self.name = name
         self.output_dir = None if output_dir is None else Path(output_dir)
-        self.truth = GroundTruth.of(name) if truth is None else truth
+        self.truth = GroundTruth.from_dataset(name) if truth is None else truth
         self.reset()
 
     def reset(self) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from rankseg_m2f.annotations.categories import sound_categories
 from rankseg_m2f.annotations.coco import IMAGES, Kind, read_coco
+from rankseg_m2f.annotations.coco_categories import sound_categories
+from rankseg_m2f.annotations.coco_panoptic import load_panoptic
 from rankseg_m2f.annotations.findings import AnnotationSource
 from rankseg_m2f.annotations.label_folders import load_semantic
 from rankseg_m2f.annotations.objects import load_objects
-from rankseg_m2f.annotations.panoptic import load_panoptic
 from rankseg_m2f.data.categories import read_categories
 from rankseg_m2f.data.datasets.arguments import (
     check_classes,
