@@ -140,8 +140,10 @@ def check_metric(cfg: CfgNode, judges: Mapping[str, DatasetEvaluators]) -> None:
             if type(evaluator) not in METRICS:
                 return  # of someone else, whose metrics are not known
             task, metrics = METRICS[type(evaluator)]
-            if task == "labels" and not scores_labels:
-                continue
+            if task == "labels":
+                # Coverage is of pixels, and without a head no label is scored.
+                metrics = [m for m in metrics if m != "coverage" or evaluator.truth.has_maps]
+                metrics = metrics if scores_labels else []
             # Datasets are told apart where there are several.
             start = f"{name}/{task}" if len(judges) > 1 else task
             known += [f"{start}/{metric}" for metric in metrics]
