@@ -27,8 +27,13 @@ class MultiLabelEvaluator(StreamingEvaluator):
 
     output_key = "label_scores"
     task = "labels"
-    metrics = ("mAP", "image_AP", "recall", "coverage", "kappa")
     kind = "labels"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the results; coverage is of pixels, which only maps have."""
+        coverage = ("coverage",) if self.truth.has_maps else ()
+        return ("mAP", "image_AP", "recall", *coverage, "kappa")
 
     def statistics(self, key: str, output: dict) -> Statistics:
         """`scores` (K,) and `ranking` (κ,) as predicted; `label` and `pixels` of what is there."""
