@@ -42,7 +42,7 @@ class Labels:
 
     @classmethod
     def from_datasets(cls, datasets: Sequence[str]) -> "Labels":
-        """Those of the first dataset; numbers and made-up colours where there is none."""
+        """Labels of the first dataset; numbers and made-up colours without a dataset."""
         return cls(MetadataCatalog.get(datasets[0]) if datasets else {})
 
     def name(self, label: int) -> str:

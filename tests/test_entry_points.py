@@ -116,7 +116,9 @@ def test_parts_and_numbers_of_models_are_checked(key, value, words):
 
 def test_a_backend_of_the_environment_is_checked(monkeypatch):
     monkeypatch.setenv("RANKSEG_M2F_MS_DEFORM_ATTN", "fast")
-    with pytest.raises(UserError, match=r"RANKSEG_M2F_MS_DEFORM_ATTN: backend 'fast' is none of"):
+    with pytest.raises(
+        UserError, match=r"RANKSEG_M2F_MS_DEFORM_ATTN: backend 'fast' must be one of"
+    ):
         check_model(engine.read_config(DEMO, ["MODEL.DEVICE", "cpu"]))
 
 

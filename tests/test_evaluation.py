@@ -228,7 +228,7 @@ def test_wrong_label_maps_and_predictions_name_the_file(register, tmp_path):
         evaluator.process([right], [{"sem_seg": torch.zeros(3, 4, 4)}])
     with pytest.raises(ValueError, match=r"1\.jpg: label 3 is predicted"):
         evaluator.process([right], [{"sem_seg": one_hot(maps[0], 4)}])
-    with pytest.raises(ValueError, match="is no image of dataset"):
+    with pytest.raises(ValueError, match="is not in dataset"):
         evaluator.process([{"file_name": "x.jpg"}], [{"sem_seg": torch.zeros(3, 2, 2)}])
     Path(right["sem_seg_file_name"]).write_bytes(b"")
     with pytest.raises(ValueError, match=r"1\.png: empty file"):

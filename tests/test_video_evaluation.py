@@ -532,7 +532,7 @@ def test_wrong_clips_name_the_file(register, tmp_path):
         evaluator.process(records[:1], [{"sem_seg": torch.zeros(124, 3, 3, 4)}])
     with pytest.raises(ValueError, match=r"a/000\.jpg: label 124 is predicted"):
         evaluator.process(records[:1], [{"sem_seg": one_hot(np.full((2, 3, 4), 124), 125)}])
-    with pytest.raises(ValueError, match=r"b/000007 is no clip of dataset 'test_wrong_clips'"):
+    with pytest.raises(ValueError, match=r"b/000007 is not in dataset 'test_wrong_clips'"):
         evaluator.process([{**records[1], "clip": 7}], [{"sem_seg": torch.zeros(124, 2, 2, 2)}])
     with pytest.raises(ValueError, match="give output_dir"):
         VideoSemanticEvaluator(name, dump=True)

@@ -230,7 +230,7 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
         return ImageMapper(**label_settings(cfg), **settings)
     if name not in MAPPERS:
         known = ", ".join((*MAPPERS, MULTI_LABEL))
-        raise UserError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {known}")
+        raise UserError(f"INPUT.DATASET_MAPPER_NAME={name!r} must be one of {known}")
     read_truth, jitter, keeps_unseen = MAPPERS[name]
     augmentations = (
         large_scale_jitter(cfg)

@@ -58,7 +58,7 @@ class BestModel(HookBase):
             known = sorted(name for name in found if "-" not in name.partition("/")[2])
             require_one_of("TEST.EARLY_STOPPING.METRIC", self.metric, known)
         value = found[self.metric]
-        # NaN, which is what cannot be measured, is no best.
+        # NaN stands for what cannot be measured, and is never the best.
         if value > self.best:
             self.best, self.stale = value, 0
             self.trainer.checkpointer.save("model_best", iteration=self.trainer.iter)

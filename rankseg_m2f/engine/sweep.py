@@ -114,7 +114,7 @@ def grid(
         UserError: κ < 1, or a model that segments nothing.
     """
     if not isinstance(model, Segmentor) or not model.gives:
-        raise UserError(f"a sweep needs a segmentor, and {type(model).__name__} is none")
+        raise UserError(f"a sweep needs a segmentor, which {type(model).__name__} is not")
     num_labels = model.num_labels
     if kappas is None:
         kappas = {max(1, model.policy.kappa * eighths // 8) for eighths in (1, 2, 4, 6, 8)}

@@ -305,7 +305,7 @@ def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
         return None
     name = cfg.SOLVER.AMP.DTYPE
     if name not in _AMP_DTYPES:
-        raise UserError(f"SOLVER.AMP.DTYPE={name!r} is none of {', '.join(_AMP_DTYPES)}")
+        raise UserError(f"SOLVER.AMP.DTYPE={name!r} must be one of {', '.join(_AMP_DTYPES)}")
     if cfg.MODEL.DEVICE.startswith("cpu") and name == "float16":
         logger.warning("Training in bfloat16: the CPU has no mixed precision in float16")
         return torch.bfloat16

@@ -79,7 +79,7 @@ class SavedStatistics:
         """
         kind, _, dataset = path.stem.removeprefix("per_image_").partition("_")
         if kind not in KINDS:
-            raise UserError(f"{path}: {kind!r} is none of {', '.join(KINDS)}")
+            raise UserError(f"{path}: {kind!r} must be one of {', '.join(KINDS)}")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)

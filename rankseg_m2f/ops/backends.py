@@ -40,7 +40,7 @@ def choose(name: str, device_type: str, dtype: torch.dtype) -> ModuleType:
     if not name:
         return _first(device_type, dtype)
     if name not in BACKENDS:
-        raise ValueError(f"{origin}backend {name!r} is none of {', '.join(BACKENDS)}")
+        raise ValueError(f"{origin}backend {name!r} must be one of {', '.join(BACKENDS)}")
     trouble = _problem(name, device_type, dtype)
     if trouble is not None:
         raise ValueError(

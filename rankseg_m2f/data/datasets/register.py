@@ -216,7 +216,7 @@ def named_categories(name: str, classes: Sequence[str] | None, table: str | None
 
 
 def _categories(path: str, name: str, table: str | None) -> list[dict]:
-    """Those of a table of ours, else of a json, which then must exist."""
+    """Categories of a table of ours, else of a json, which must exist then."""
     if table is None:
         path = existing_file(path, name)
         return sound_categories(path, read_coco(path, "categories")["categories"])
