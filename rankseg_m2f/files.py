@@ -28,9 +28,10 @@ def read_utf8(path: str | Path) -> str:
         UserError: a folder, or text in another encoding; names the file.
     """
     path = Path(path)
-    if path.is_dir():
+    # Unlike Path's, these know no error of a name that is too long: there is no such file.
+    if os.path.isdir(path):
         raise UserError(f"{path} is a folder, not a file")
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(f"{path} does not exist")
     content = path.read_bytes()
     if content.startswith(_UTF_16):
