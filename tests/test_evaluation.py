@@ -32,7 +32,7 @@ from rankseg_m2f.data.datasets.register import (
 from rankseg_m2f.evaluation.bootstrap import SavedStatistics
 from rankseg_m2f.evaluation.build import EVALUATORS, build_evaluator
 from rankseg_m2f.evaluation.ground_truth import IGNORED, GroundTruth
-from rankseg_m2f.evaluation.instance import InstanceEvaluator
+from rankseg_m2f.evaluation.instance import InstanceEvaluator, draw_truth
 from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator, match_segments
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
@@ -401,6 +401,7 @@ def test_what_ap_needs_is_made_where_the_json_lacks_it(register, tmp_path, coco,
     name = register(register_fixture, f"test_without_{key}", instances_json=path)
     found = InstanceEvaluator(name)._coco_api
     assert found.anns.keys() == complete._coco_api.anns.keys()
+    draw_truth(found, found.getImgIds())
     if key in ("area", "iscrowd"):
         assert found.anns[2][key] == without
 

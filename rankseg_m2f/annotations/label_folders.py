@@ -59,7 +59,7 @@ def load_semantic(
     where = ", ".join(map(str, images))
     missing = [pairs.unpaired(stem, labels, where) for stem in stems]
     if split_file is not None:
-        missing = [None if line is None else f"{split_file}: {line}" for line in missing]
+        missing = [line if line is None else f"{line} ({split_file} lists it)" for line in missing]
     findings.errors += [line for line in missing if line is not None]
     if missing and None not in missing and label_ending is None and not pairs.maps:
         findings.errors[-1] += (

@@ -28,6 +28,7 @@ from rankseg_m2f.annotations.fields import as_flag, as_number, shortened, shown
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import missing_files
 from rankseg_m2f.annotations.outlines import checked_outlines
+from rankseg_m2f.files import uncollected
 
 
 @dataclass
@@ -64,6 +65,7 @@ class ObjectFile:
         }
 
 
+@uncollected()
 def read_objects(
     path: Path,
     kind: Kind,

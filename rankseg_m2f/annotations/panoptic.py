@@ -18,11 +18,13 @@ from rankseg_m2f.annotations.coco import (
 from rankseg_m2f.annotations.fields import as_flag, as_int, name_fault, shown
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import by_stem
+from rankseg_m2f.files import uncollected
 
 # Ids are colours; 0 is no segment.
 _MAX_SEGMENT = 0xFFFFFF
 
 
+@uncollected()
 def load_panoptic(
     findings: Findings,
     *,

@@ -23,6 +23,7 @@ from rankseg_m2f.annotations.outlines import to_rle
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.matches import MatchJudge, matches
 from rankseg_m2f.evaluation.streaming import save_statistics
+from rankseg_m2f.files import uncollected
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class InstanceEvaluator(COCOEvaluator):
         return {**instance, "category_id": self._dataset_id[label]}
 
 
+@uncollected()
 def as_coco(objects: ObjectFile) -> COCO:
     """pycocotools' form: contiguous labels for categories, and ids from 1 on.
 

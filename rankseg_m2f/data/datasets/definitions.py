@@ -74,10 +74,11 @@ def _read_definitions(path: Path) -> dict:
 
 
 def _register_definition(folder: Path, name: str, definition: dict) -> None:
-    check_name(name)
-    if not isinstance(definition, dict):
+    if isinstance(name, str):
+        check_name(name)
+    if not isinstance(name, str) or not isinstance(definition, dict):
         raise UserError(
-            f"dataset {name!r}: a definition maps a name to kind and paths, not to "
+            f"dataset {shown(name)}: a definition maps a name to kind and paths, not to "
             f"{shown(definition)}"
         )
     arguments = {key: value for key, value in definition.items() if value is not None}
