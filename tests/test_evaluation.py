@@ -141,6 +141,13 @@ def test_half_an_overlap_is_no_match():
     assert match([1, 1, 1, 0], {1: 3}, [1, 1, 0, 0], {1: 4}) == {3: (0, 0, 0, 1), 4: (0, 0, 1, 0)}
 
 
+def test_a_segment_without_a_pixel_is_not_missed():
+    assert match([1, 1, 0], {1: 3, 2: 3, 5: 4}, [1, 1, 0], {1: 3}) == {3: (1, 1, 0, 0)}
+    # Nor is a crowd that is drawn nowhere an excuse in place of one that is.
+    drawn, undrawn = {1: 4, 6: 3, 7: 3}, (6, 7)
+    assert match([6, 6, 1], drawn, [2, 2, 1], {2: 3, 1: 4}, undrawn) == {4: (1, 1, 0, 0)}
+
+
 def test_pixels_without_truth_do_not_count():
     # The prediction covers 2 pixels of the truth and 3 of none: IoU 2/2.
     assert match([0, 0, 0, 1, 1], {1: 3}, [1, 1, 1, 1, 1], {1: 3}) == {3: (1, 1, 0, 0)}

@@ -31,8 +31,13 @@ def files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Pat
     real = os.path.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        if not above:
+            raise
+        return  # Removed since the folder above was listed.
     for entry in ordered:
         if is_hidden(entry.name):
             continue
