@@ -1,5 +1,6 @@
 """Where datasets lie, texts as editors save them, files written whole or not at all."""
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -28,9 +29,10 @@ def read_utf8(path: str | Path) -> str:
         UserError: a folder, or text in another encoding; names the file.
     """
     path = Path(path)
-    if path.is_dir():
+    # Unlike Path's, these know no error of a name that is too long: there is no such file.
+    if os.path.isdir(path):
         raise UserError(f"{path} is a folder, not a file")
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(f"{path} does not exist")
     content = path.read_bytes()
     if content.startswith(_UTF_16):
@@ -68,6 +70,20 @@ def read_lines(path: str | Path) -> list[str]:
         UserError: not a text in UTF-8; names the file.
     """
     return [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """For reading large files: Python's collector of cycles pauses. There are none in what is read,
+    and looking for them, in all of PyTorch too, takes longer than reading.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -119,7 +119,8 @@ def _open(path: str | os.PathLike) -> Image.Image:
 def _opened(path: str | os.PathLike) -> Image.Image:
     """The image of which only the header is read."""
     path = Path(path)
-    if not path.exists():
+    # Unlike Path's, this one knows no error of a name that is too long.
+    if not os.path.exists(path):
         advice = "; its name has backslashes: write / between folders" if "\\" in str(path) else ""
         raise ImageReadError(f"{path}: no such file{advice}")
     if path.is_dir():

@@ -1,5 +1,6 @@
 """Annotations as exporters, editors and people write them: what is read, left out, refused."""
 
+import gc
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from rankseg_m2f.annotations.outlines import area, checked_outlines, clipped, rasterised
+from rankseg_m2f.annotations.outlines import checked_outlines, clipped, rasterised
 from rankseg_m2f.annotations.record import UNLABELLED, decode_labels
 from rankseg_m2f.annotations.run_lengths import decoded_runs, run_totals
 from rankseg_m2f.config import get_cfg
@@ -23,6 +24,7 @@ from rankseg_m2f.data.targets import transform_ids
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.instance import InstanceEvaluator
+from rankseg_m2f.files import uncollected
 from rankseg_m2f.images import ImageReadError, image_size, read_label_map
 
 SIZE = (48, 64)
@@ -89,7 +91,7 @@ UNCOMPRESSED = [10 * 48 + 5, *[20, 28] * 19, 20, 34 * 48 + 23]
 )
 def test_forms_of_one_square(outline):
     (kept,), _ = checked_outlines([outline], [SIZE])
-    assert np.array_equal(rasterised(kept, SIZE), square()) and area(kept, SIZE) == 400
+    assert np.array_equal(rasterised(kept, SIZE), square())
 
 
 @pytest.mark.parametrize(
@@ -171,15 +173,16 @@ def made(tmp_path):
 
 
 def perfect_ap(name: str) -> dict[str, float]:
-    """What the evaluator says of the records' own objects."""
+    """What the evaluator says of the records' own objects, as training sees them."""
     import torch
     from detectron2.structures import Boxes, Instances
 
     evaluator = InstanceEvaluator(name)
     for record in DatasetCatalog.get(name):
         size = record["height"], record["width"]
-        objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        masks = [rasterised(a["segmentation"], size) for a in objects]
+        drawn = [(a, rasterised(a["segmentation"], size)) for a in record["annotations"]]
+        drawn = [(a, mask) for a, mask in drawn if mask.any() and not a["iscrowd"]]
+        objects, masks = [a for a, _ in drawn], [mask for _, mask in drawn]
         found = Instances(size)
         found.pred_masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *size))
         found.scores = torch.linspace(0.9, 0.5, len(masks))
@@ -292,6 +295,51 @@ def test_an_object_without_a_pixel_is_named(made):
     name = made(lambda c: c["annotations"][0].update(segmentation=[[70, 10, 80, 10, 80, 20]]))
     (problem,) = [p for p in check_dataset(name).problems if "no pixel" in p]
     assert "000.png: annotation 1 has no pixel" in problem
+    # The evaluator must not count as missed what is drawn nowhere.
+    assert perfect_ap(name)["AP"] == pytest.approx(100)
+
+
+def test_two_spellings_of_one_photo_are_one(made):
+    def spoil(content):
+        content["images"].append({**content["images"][0], "id": 99, "file_name": "./000.png"})
+
+    name = made(spoil)
+    (problem,) = check_dataset(name).problems
+    assert "000.png is listed under two ids, 0 and 99" in problem
+    assert len(load_records([name])) == 4
+
+
+@pytest.mark.parametrize("key", ["images", "annotations"])
+def test_a_json_of_nothing_is_refused(made, key):
+    name = made(lambda content: content[key].clear(), kind="coco_panoptic")
+    with pytest.raises(UserError, match=rf"panoptic\.json.*'?{key}"):
+        load_records([name])
+
+
+def test_an_image_without_segments_of_its_own_is_a_remark(made):
+    name = made(lambda content: content["annotations"].pop(0), kind="coco_panoptic")
+    (remark,) = check_dataset(name).remarks
+    said = "1 of 4 images have no entry in 'annotations' and are left out, the first: image 0"
+    assert said in remark
+
+
+@pytest.mark.parametrize("file_name", ["x" * 5000, "a/" * 3000 + "b.png", "\ud800" * 300])
+def test_names_that_no_file_can_have_are_quoted_in_part(made, file_name):
+    name = made(lambda content: content["images"][0].update(file_name=file_name))
+    with pytest.raises(UserError, match="which is too long for the name of a file") as found:
+        load_records([name])
+    assert len(str(found.value)) < 1000
+
+
+def test_the_collector_is_as_it_was_after_reading():
+    assert gc.isenabled()
+    with pytest.raises(KeyError), uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
 
 
 def test_labels_of_one_name_have_results_of_their_own(made):
@@ -354,7 +402,7 @@ def test_ids_of_two_jsons_are_written_in_one_way(made):
         (lambda s: s["segments_info"][0].update(id=1 << 24), "the id 16777216, none of 1 to"),
         (lambda s: s["segments_info"][0].update(category_id=None), "segment 1 lacks 'category_id'"),
         (lambda s: s.update(image_id=1), r"image 1 \(001\.png\) has two entries"),
-        (lambda s: s.update(file_name=None), "the annotation of image 0 is None for 'file_name'"),
+        (lambda s: s.update(file_name=None), r"annotation of image 0 has the 'file_name' None,"),
     ],
 )
 def test_segments_that_contradict_each_other_are_refused(made, change, message):
@@ -491,11 +539,34 @@ def test_label_maps_that_are_jpeg_are_refused_with_the_reason(folders):
         ("\ufeff001\r\n000\r\n", ["001", "000"]),
         ("001.png\n000.jpg\n", ["001", "000"]),
         ("001\n000\n001\n", ["001", "000"]),
+        ("./001\n.//000\n001/\n", ["001", "000"]),
     ],
 )
 def test_lists_of_names(folders, tmp_path, text, expected):
     (tmp_path / "list.txt").write_bytes(text.encode())
     assert folders[2](split_file=str(tmp_path / "list.txt")) == expected
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("/", r"'/', which leads out of the folder"),
+        ("/etc/passwd", "leads out of the folder"),
+        ("../000", "leads out of the folder"),
+        ("C:\\000.png", "leads out of the folder"),
+        ("a\\..\\..\\000.png", "leads out of the folder"),
+        ("./", "which is not a name"),
+        ("x" * 100_000, r"xxx\.\.\., which is too long"),
+        ("004", r"004 has no image in .*list\.txt lists it"),
+    ],
+)
+def test_lines_that_are_no_names_are_refused(folders, tmp_path, line, message):
+    path = tmp_path / "list.txt"
+    path.write_text(f"000\n{line}\n")
+    with pytest.raises(UserError, match=message) as found:
+        folders[2](split_file=str(path))
+    assert str(path) in str(found.value)
+    assert len(str(found.value)) < 1000
 
 
 def test_pixels_that_are_ignored_may_be_a_label(tmp_path):

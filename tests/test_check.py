@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from datasets_made import NAMES, quarters, write_dataset
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from label_statistics import LabelStatistics
 from PIL import Image
 
@@ -143,10 +143,20 @@ def test_a_mask_without_size_is_a_problem(made):
 def test_a_dataset_without_labels_is_a_problem(made):
     name = made("semantic_folder", [quarters(8, 8, [255] * 4)] * 2)
     report = check_dataset(name)
-    assert report.problems == [f"{name}: no label in any record that can be read"]
+    folder = MetadataCatalog.get(name).sem_seg_root
+    assert report.problems == [f"{folder}: no label in any record that can be read"]
     assert len(report.remarks) == 2
+    name = made("coco_instances", change=lambda content: content["annotations"].clear())
+    path = MetadataCatalog.get(name).json_file
+    assert check_dataset(name).problems == [f"{path}: no label in any record that can be read"]
+
+
+def test_images_without_annotations_are_a_test_set(made):
     name = made("coco_instances", change=lambda content: content.pop("annotations"))
-    assert check_dataset(name).problems == [f"{name}: no label in any record that can be read"]
+    path, report = MetadataCatalog.get(name).json_file, check_dataset(name)
+    assert report.problems == []
+    assert report.remarks == [f"{path}: no annotations at all, as a test set has none"]
+    assert not any("annotations" in record for record in DatasetCatalog.get(name))
 
 
 def test_lists_of_labels_are_compared():

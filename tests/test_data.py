@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,6 +279,18 @@ def test_unregistered_dataset_says_what_to_do():
     cfg = config("nowhere_to_be_found", "mask_former_semantic")
     with pytest.raises(UserError, match=r"nowhere_to_be_found.*DATASETS\.DEFINITIONS"):
         build_train_loader(cfg)
+
+
+def test_images_without_annotations_are_nothing_to_learn_from(made):
+    dataset = made()("coco_instances")
+    path = Path(MetadataCatalog.get(dataset).json_file)
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    cfg = config(dataset, "mask_former_instance")
+    with pytest.raises(UserError, match=rf"{path}: 4 of 4 records have no annotations, as"):
+        build_train_loader(cfg)
+    assert all("instances" not in batch[0] for batch in build_test_loader(cfg, dataset))
 
 
 @pytest.mark.parametrize("kind", sorted(set(KIND_OF.values())))

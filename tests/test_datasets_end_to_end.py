@@ -80,7 +80,8 @@ def test_a_check_finds_nothing(registered, name, labels):
 def test_videos_without_annotations_are_no_problem(registered, name):
     report = check_dataset(name, jobs=1)
     assert report.problems == []
-    assert report.remarks == [f"{name}: no annotations at all, as a test set has none"]
+    path = MetadataCatalog.get(name).json_file
+    assert report.remarks == [f"{path}: no annotations at all, as a test set has none"]
 
 
 @pytest.mark.parametrize(("name", "labels"), CASES)

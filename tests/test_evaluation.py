@@ -32,7 +32,7 @@ from rankseg_m2f.data.datasets.register import (
 from rankseg_m2f.evaluation.bootstrap import SavedStatistics
 from rankseg_m2f.evaluation.build import EVALUATORS, build_evaluator
 from rankseg_m2f.evaluation.ground_truth import IGNORED, GroundTruth
-from rankseg_m2f.evaluation.instance import InstanceEvaluator
+from rankseg_m2f.evaluation.instance import InstanceEvaluator, draw_truth
 from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator, match_segments
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
@@ -139,6 +139,13 @@ def test_half_an_overlap_is_no_match():
     assert match([1, 1, 1, 1], {1: 3}, [1, 1, 0, 0], {1: 3}) == {3: (0, 0, 1, 1)}
     assert match([1, 1, 1, 0], {1: 3}, [1, 1, 0, 0], {1: 3}) == {3: (pytest.approx(2 / 3), 1, 0, 0)}
     assert match([1, 1, 1, 0], {1: 3}, [1, 1, 0, 0], {1: 4}) == {3: (0, 0, 0, 1), 4: (0, 0, 1, 0)}
+
+
+def test_a_segment_without_a_pixel_is_not_missed():
+    assert match([1, 1, 0], {1: 3, 2: 3, 5: 4}, [1, 1, 0], {1: 3}) == {3: (1, 1, 0, 0)}
+    # Nor is a crowd that is drawn nowhere an excuse in place of one that is.
+    drawn, undrawn = {1: 4, 6: 3, 7: 3}, (6, 7)
+    assert match([6, 6, 1], drawn, [2, 2, 1], {2: 3, 1: 4}, undrawn) == {4: (1, 1, 0, 0)}
 
 
 def test_pixels_without_truth_do_not_count():
@@ -401,6 +408,7 @@ def test_what_ap_needs_is_made_where_the_json_lacks_it(register, tmp_path, coco,
     name = register(register_fixture, f"test_without_{key}", instances_json=path)
     found = InstanceEvaluator(name)._coco_api
     assert found.anns.keys() == complete._coco_api.anns.keys()
+    draw_truth(found, found.getImgIds())
     if key in ("area", "iscrowd"):
         assert found.anns[2][key] == without
 

@@ -567,6 +567,12 @@ def test_workers_can_be_started_afresh(tmp_path, interval):
     assert len(pickle.loads(pickle.dumps(mapper))(record)["image"]) == len(mapper(record)["image"])
 
 
+def test_videos_without_annotations_are_nothing_to_learn_from(tmp_path):
+    cfg = config(ytvis(tmp_path, change=lambda content: content.pop("annotations")))
+    with pytest.raises(UserError, match=r"instances\.json: 1 of 1 records have no annotations, as"):
+        build_train_loader(cfg)
+
+
 def test_loaders_and_oracle(tmp_path):
     dataset = vspw(tmp_path, {"a": 5, "b": 2}, clip_length=3)
     cfg = config(dataset, "MODEL.RANKSEG.USE_GT_EVAL", True)

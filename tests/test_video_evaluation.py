@@ -128,6 +128,14 @@ def test_overlap_is_over_all_frames_together():
     assert track_iou([None], [None]) == 0
 
 
+def test_a_track_without_a_pixel_is_not_missed():
+    empty = rle(np.zeros((1, 6)))
+    truth = content(
+        [track([0, 1], [2], id=1), {**track([], [], id=2), "segmentations": [empty] * 2}]
+    )
+    assert track_ap(truth, [track([0, 1], [2], score=0.9)])["AP"] == pytest.approx(100)
+
+
 def test_track_ap_by_hand():
     truth = content(
         [
@@ -471,9 +479,10 @@ def test_consistency_by_hand():
     np.testing.assert_array_equal((total, count), ([0], [0]))
 
 
+@pytest.mark.parametrize("low", [0, -1, -40_000])
 @pytest.mark.parametrize("top", [3, 255, 700, 65535])
-def test_packed_maps_come_back(top):
-    maps = np.random.default_rng(0).integers(0, top + 1, size=(4, 5, 6))
+def test_packed_maps_come_back(top, low):
+    maps = np.random.default_rng(0).integers(low, top + 1, size=(4, 5, 6))
     np.testing.assert_array_equal(unpack(pack(maps)), maps)
     still = np.repeat(maps[:1].repeat(40, 1).repeat(40, 2), 20, axis=0)
     assert pack(still).size < still.nbytes / 100
@@ -501,6 +510,18 @@ def test_videos_of_one_frame_and_unknown_pixels(register, tmp_path):
     assert math.isnan(results["VC8"]) and math.isnan(results["VC16"])
     (label_map,) = VideoTruth.from_dataset(name).label_maps("one/000000")
     assert label_map.tolist() == [[0, 1, IGNORED, IGNORED, IGNORED, 2]]
+
+
+def test_negative_values_are_unknown_pixels(register, tmp_path):
+    """As training has them; geographic tools write them where there is no data."""
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.array([[1, -1, 2]], dtype=np.float32)).save(tmp_path / "a" / "0.tif")
+    record = {"video_id": "a", "clip": 0, "file_names": [str(tmp_path / "a" / "0.tif")]}
+    record["sem_seg_file_names"] = record["file_names"]
+    name = vspw(register, "test_negative", [record], label_names=["a", "b"])
+    evaluator = VideoSemanticEvaluator(name)
+    evaluator.process([record], [{"sem_seg": one_hot(np.array([[[0, 1, 1]]]), 2)}])
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(100)
 
 
 def test_nothing_given_is_changed(register, tmp_path):

@@ -6,9 +6,10 @@ Shapes: T frames of a video; an image is a video of one frame.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
-from rankseg_m2f.annotations.fields import as_id, as_int, shown
+from rankseg_m2f.annotations.fields import as_id, as_int, name_fault, shown
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.files import read_json
@@ -107,6 +108,8 @@ def read_media(path: Path, kind: Kind, entries: list, findings: Findings) -> Med
     """The images or videos of a json; those that are there twice only once."""
     found = MediaList(path, kind)
     taken: dict[str, int | str] = {}
+    if not entries:
+        findings.errors.append(f"{path} lists no {kind.plural}")
     for number, entry in enumerate(entries):
         media = _media(path, kind, number, entry, findings)
         if media is None:
@@ -124,7 +127,8 @@ def read_media(path: Path, kind: Kind, entries: list, findings: Findings) -> Med
                     "the first counts"
                 )
             continue
-        twice = next((file for file in media.files if file in taken), None)
+        places = [normpath(file) for file in media.files]
+        twice = next((place for place in places if place in taken), None)
         if twice is not None:
             findings.problems.append(
                 f"{path}: {twice} is listed under two ids, {shown(taken[twice])} and "
@@ -132,7 +136,7 @@ def read_media(path: Path, kind: Kind, entries: list, findings: Findings) -> Med
             )
             found.dropped.add(media.id)
             continue
-        taken.update(dict.fromkeys(media.files, media.id))
+        taken.update(dict.fromkeys(places, media.id))
         found.known[media.id] = media
     _check_ids(found, findings)
     if len(found.dropped) > len(found.known):
@@ -148,6 +152,8 @@ def resolve_sizes(
     found: MediaList, locate: Callable[[Media], Path | None], findings: Findings
 ) -> None:
     """Sizes that the json does not say from the files' headers; without any, leave the media out.
+
+    None left is an error.
 
     Args:
         locate: the file of the first frame; None: not known.
@@ -165,6 +171,10 @@ def resolve_sizes(
                 f"they cannot be read from its file ({reason}): it is left out"
             )
             found.drop(media.id)
+    if found.dropped and not found.known:
+        findings.errors.append(
+            f"{found.path}: none of its {len(found.dropped)} {found.kind.plural} can be used"
+        )
 
 
 def report_unlisted(
@@ -253,9 +263,8 @@ def _files(entry: Mapping, kind: Kind, where: str) -> tuple[list[str], str | Non
     if not isinstance(files, list) or not files:
         return [], f"{where} has no frames: its {kind.frames!r} is {shown(files)}"
     for name in files:
-        # A zero byte is in no name, and the system's answer to it is not about the file.
-        if not isinstance(name, str) or not name.strip() or "\0" in name:
-            return [], f"{where} has the {kind.frames!r} {shown(name)}, which is not a name"
+        if fault := name_fault(name):
+            return [], f"{where} has the {kind.frames!r} {fault}"
     length = entry.get("length")
     if kind is VIDEOS and length is not None and as_int(length) != len(files):
         return [], f"{where} names {len(files)} frames, its length is {shown(length)}"
@@ -273,4 +282,4 @@ def _check_ids(found: MediaList, findings: Findings) -> None:
 
 
 def _form(value: Any) -> str:
-    return f"text {value!r}" if isinstance(value, str) else f"the number {value}"
+    return f"text {shown(value)}" if isinstance(value, str) else f"the number {value}"

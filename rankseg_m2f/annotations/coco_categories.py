@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankseg_m2f.annotations.fields import as_flag, as_int, shown
+from rankseg_m2f.annotations.fields import QUOTED, as_flag, as_int, shortened, shown
 from rankseg_m2f.errors import UserError
 
 
@@ -35,7 +35,9 @@ def sound_categories(path: Path, entries: Sequence[Any]) -> list[dict]:
         if not is_name(entry["name"]):
             raise UserError(f"{where} has the name {shown(entry['name'])}, which is not a text")
         if entry.get("color") is not None and not is_rgb(entry["color"]):
-            raise UserError(f"{where} has the color {entry['color']!r}, which is not an RGB triple")
+            raise UserError(
+                f"{where} has the color {shown(entry['color'])}, which is not an RGB triple"
+            )
         category = {key: x for key, x in entry.items() if x is not None} | {"id": number}
         if "isthing" in category and (thing := as_flag(entry["isthing"])) is None:
             raise UserError(f"{where} has isthing {shown(entry['isthing'])}, not 0 or 1")
@@ -53,7 +55,8 @@ def namesakes(categories: Sequence[Mapping]) -> list[str]:
     for category in categories:
         ids.setdefault(category.get("shared_name", category["name"]), []).append(category["id"])
     return [
-        f"{len(numbers)} categories are named {name!r}, ids {', '.join(map(str, numbers))}: "
+        f"{len(numbers)} categories are named {shown(name, QUOTED)}, ids "
+        f"{shortened(', '.join(map(str, numbers)))}: "
         "results tell them apart by id"
         for name, numbers in ids.items()
         if len(numbers) > 1
@@ -133,13 +136,14 @@ def _disagreement(
     number, name = category["id"], category["name"]
     if number not in names:
         return (
-            f"{path}: category {number} ({name}) is not among the {len(names)} that this dataset "
-            "counts"
+            f"{path}: category {number} ({shortened(name)}) is not among the {len(names)} that "
+            "this dataset counts"
         )
     if name != names[number] and id_of.get(_spelt(name), number) != number:
         return (
-            f"{path}: category {number} is {name!r}, but in this dataset {names[number]!r} has "
-            f"that id and {name!r} is {id_of[_spelt(name)]}"
+            f"{path}: category {number} is {shown(name, QUOTED)}, but in this dataset "
+            f"{shown(names[number], QUOTED)} has that id and {shown(name, QUOTED)} is "
+            f"{id_of[_spelt(name)]}"
         )
     return None
 

@@ -1,6 +1,6 @@
 """Segments of images: COCO panoptic jsons and their PNGs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from rankseg_m2f.annotations.coco import (
     resolve_sizes,
 )
 from rankseg_m2f.annotations.coco_categories import contiguous_labels, namesakes, sound_categories
-from rankseg_m2f.annotations.fields import as_flag, as_int, shown
+from rankseg_m2f.annotations.fields import as_flag, as_int, name_fault, shown
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import by_stem
+from rankseg_m2f.files import uncollected
 
 # Ids are colours; 0 is no segment.
 _MAX_SEGMENT = 0xFFFFFF
 
 
+@uncollected()
 def load_panoptic(
     findings: Findings,
     *,
@@ -103,19 +105,36 @@ def _annotated(
             continue
         if number in found:
             findings.errors.append(
-                f"{path}: image {number} ({one.files[0]}) has two entries of annotations; put all "
-                "its segments into one"
+                f"{path}: image {shown(number)} ({one.files[0]}) has two entries of annotations; "
+                "put all its segments into one"
             )
             continue
         png = annotation.get("file_name")
-        if not isinstance(png, str) or not png.strip() or "\0" in png:
-            what = "lacks" if "file_name" not in annotation else f"is {shown(png)} for"
-            findings.errors.append(f"{path}: the annotation of image {number} {what} 'file_name'")
+        if fault := name_fault(png):
+            what = "lacks 'file_name'"
+            if "file_name" in annotation:
+                what = f"has the 'file_name' {fault}"
+            findings.errors.append(f"{path}: the annotation of image {shown(number)} {what}")
             continue
         where = f"{path}: {png}"
         found[number] = one, png, _segments(annotation, labels, where, findings)
     report_unlisted(media, unlisted, len(annotations), findings)
+    _report_bare(media, found.keys(), findings)
     return list(found.values())
+
+
+def _report_bare(media: MediaList, annotated: Collection, findings: Findings) -> None:
+    """Images that no annotation is of, which are therefore left out."""
+    bare = [one for number, one in media.known.items() if number not in annotated]
+    # Where there are errors, these say why.
+    if not bare or findings.errors:
+        return
+    line = (
+        f"{media.path}: {len(bare)} of {len(media.known)} images have no entry in 'annotations' "
+        f"and are left out, the first: image {shown(bare[0].id)} ({bare[0].files[0]})"
+    )
+    level = findings.remarks if annotated else findings.errors
+    level.append(line)
 
 
 def _segments(
@@ -128,8 +147,8 @@ def _segments(
         if "segments_info" in annotation:
             said = f"has segments_info {shown(entries)}, not a list"
         findings.errors.append(
-            f"{where} {said} (image {annotation['image_id']}); of an image without segments it is "
-            "[]"
+            f"{where} {said} (image {shown(annotation['image_id'])}); of an image without segments "
+            "it is []"
         )
         return []
     found: dict[int, dict] = {}
@@ -150,7 +169,7 @@ def _segments(
             findings.errors.append(f"{where} {said}".replace(" : ", ": "))
         elif number in found:
             findings.errors.append(
-                f"{where} (image {annotation['image_id']}) has two segments of id {number}"
+                f"{where} (image {shown(annotation['image_id'])}) has two segments of id {number}"
             )
         elif number == 0:
             findings.problems.append(

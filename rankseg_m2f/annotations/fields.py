@@ -3,6 +3,10 @@
 import math
 from typing import Any
 
+# Characters of a user's text that a sentence quotes, and bytes that names of files may have.
+QUOTED = 200
+_LONGEST_PART, _LONGEST_NAME = 255, 1024
+
 _FLAGS = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
@@ -52,7 +56,23 @@ def as_flag(value: Any) -> int | None:
     return number if number in (0, 1) else None
 
 
+def name_fault(value: Any) -> str | None:
+    """What follows "is" or "has" in a sentence on a value that cannot name a file; None: it can."""
+    # A zero byte is in no name, and the system's answer to it is not about the file.
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return f"{shown(value)}, which is not a name"
+    encoded = value.encode("utf-8", "surrogatepass")
+    parts = encoded.replace(b"\\", b"/").split(b"/")
+    if len(encoded) > _LONGEST_NAME or max(map(len, parts)) > _LONGEST_PART:
+        return f"{shown(value, QUOTED)}, which is too long for the name of a file"
+    return None
+
+
 def shown(value: Any, longest: int = 40) -> str:
     """A value in a message, cut where it is long."""
-    text = repr(value)
+    return shortened(repr(value), longest)
+
+
+def shortened(text: str, longest: int = QUOTED) -> str:
+    """A text in a message, cut where it is long."""
     return text if len(text) <= longest else f"{text[: longest - 3]}..."

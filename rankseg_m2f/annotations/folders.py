@@ -3,7 +3,12 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from rankseg_m2f.annotations.fields import QUOTED, name_fault, shown
+from rankseg_m2f.annotations.findings import Findings
+from rankseg_m2f.errors import MissingFileError, UserError
+from rankseg_m2f.files import read_lines
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -26,8 +31,13 @@ def files_below(folder: str | Path, above: tuple[str, ...] = ()) -> Iterator[Pat
     real = os.path.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        if not above:
+            raise
+        return  # Removed since the folder above was listed.
     for entry in ordered:
         if is_hidden(entry.name):
             continue
@@ -48,7 +58,8 @@ def missing_files(paths: Iterable[str]) -> list[str]:
     problems = []
     for path in map(Path, paths):
         if path.parent not in folders:
-            there = path.parent.is_dir()
+            # Unlike Path's, of a name that is too long this one is simply no folder.
+            there = os.path.isdir(path.parent)
             folders[path.parent] = {p.name for p in path.parent.iterdir()} if there else set()
         if path.name not in folders[path.parent]:
             problems.append(f"{path} does not exist{backslash_advice(path)}")
@@ -153,6 +164,53 @@ def by_stem(
                 stem = path.relative_to(folder).with_name(path.name[: -len(ending)])
                 found.setdefault(stem, []).append(path)
     return found
+
+
+def listed_names(path: str | Path, findings: Findings) -> list[str]:
+    """Names in a list, relative and in one spelling: "v1" of "./v1/".
+
+    Others, and a list of none, are errors.
+    """
+    lines = read_lines(path)
+    if not lines:
+        findings.errors.append(f"{path} lists no names")
+    names = []
+    for line in lines:
+        fault = name_fault(line)
+        windows = PureWindowsPath(line)
+        if fault is None and (windows.root or windows.drive or ".." in windows.parts):
+            fault = f"{shown(line, QUOTED)}, which leads out of the folder: names are relative"
+        name = str(PurePosixPath(line))
+        if fault is None and name == ".":
+            fault = f"{shown(line)}, which is not a name"
+        if fault is None:
+            names.append(name)
+        else:
+            findings.errors.append(f"{path}: a line is {fault}")
+    return names
+
+
+def listed_once(path: str | Path, names: Sequence, findings: Findings) -> list:
+    """Names of a list, each once; that some are there more than once is a remark."""
+    once = list(dict.fromkeys(names))
+    if len(once) < len(names):
+        seen = set()
+        # set.add returns None.
+        twice = next(name for name in names if name in seen or seen.add(name))
+        findings.remarks.append(
+            f"{path} lists {len(names) - len(once)} names more than once, first {twice}: each is "
+            "taken once"
+        )
+    return once
+
+
+def existing_folder(folder: Path, name: str) -> Path:
+    """A folder of dataset `name`, which must exist."""
+    if not os.path.isdir(folder):
+        if os.path.exists(folder):
+            raise UserError(f"dataset {name!r}: {folder} is a file, not a folder")
+        raise MissingFileError(f"dataset {name!r}: folder {folder} does not exist")
+    return folder
 
 
 def listed_stem(line: str, known: Iterable[Path]) -> Path:

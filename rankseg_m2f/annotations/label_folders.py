@@ -3,6 +3,7 @@
 Shapes: T frames.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
+    backslash_advice,
     by_stem,
+    existing_folder,
+    listed_names,
+    listed_once,
     listed_stem,
     paired,
 )
-from rankseg_m2f.errors import MissingFileError, UserError
-from rankseg_m2f.files import read_lines
 
 
 def load_semantic(
@@ -47,12 +50,16 @@ def load_semantic(
     findings.errors += pairs.problems
     stems = sorted(pairs.maps if labelled_only else pairs.photos)
     if split_file is not None:
-        stems = _listed(split_file, name, pairs.photos, findings)
+        names = listed_names(split_file, findings)
+        stems = [listed_stem(line, pairs.photos) for line in names]
+        stems = listed_once(split_file, stems, findings)
     elif not stems:
         endings = IMAGE_SUFFIXES if image_ending is None else [image_ending]
         findings.errors.append(f"no {', '.join(endings)} in {', '.join(map(str, images))}")
     where = ", ".join(map(str, images))
     missing = [pairs.unpaired(stem, labels, where) for stem in stems]
+    if split_file is not None:
+        missing = [line if line is None else f"{line} ({split_file} lists it)" for line in missing]
     findings.errors += [line for line in missing if line is not None]
     if missing and None not in missing and label_ending is None and not pairs.maps:
         findings.errors[-1] += (
@@ -87,8 +94,13 @@ def load_frames(
     """
     records = []
     for video, (images, labels) in folders.items():
-        gone = [folder for folder in (images, labels) if not folder.is_dir()]
-        findings.errors += [f"{folder} does not exist" for folder in gone]
+        gone = [folder for folder in (images, labels) if not os.path.isdir(folder)]
+        findings.errors += [
+            f"{folder} is a file, not a folder"
+            if os.path.exists(folder)
+            else f"{folder} does not exist{backslash_advice(folder)}"
+            for folder in gone
+        ]
         photos = {} if images in gone else by_stem([images], IMAGE_SUFFIXES, deep=False)
         stems = [*photos]
         if not gone:
@@ -116,36 +128,9 @@ def load_frames(
                 "length": len(part),
             }
             records.append(record | ({"label_offset": label_offset} if label_offset else {}))
-    if not folders:
-        findings.errors.append("no videos")
     return records
-
-
-def existing_folder(folder: Path, name: str) -> Path:
-    """A folder of dataset `name`, which must exist."""
-    if not folder.is_dir():
-        if folder.exists():
-            raise UserError(f"dataset {name!r}: {folder} is a file, not a folder")
-        raise MissingFileError(f"dataset {name!r}: folder {folder} does not exist")
-    return folder
 
 
 def natural(name: str) -> list:
     """Sorts 2 before 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def _listed(split_file: str, name: str, photos: dict[Path, Path], findings: Findings) -> list[Path]:
-    """Names in a list, each once."""
-    lines = read_lines(split_file)
-    if not lines:
-        findings.errors.append(f"{split_file} lists no names")
-    stems = [listed_stem(line, photos) for line in lines]
-    once = list(dict.fromkeys(stems))
-    if len(once) < len(stems):
-        twice = next(s for i, s in enumerate(stems) if s in stems[:i])
-        findings.remarks.append(
-            f"{split_file} lists {len(stems) - len(once)} names more than once, first {twice}: "
-            "each is taken once"
-        )
-    return once

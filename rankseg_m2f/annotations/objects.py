@@ -24,10 +24,11 @@ from rankseg_m2f.annotations.coco import (
     resolve_sizes,
 )
 from rankseg_m2f.annotations.coco_categories import contiguous_labels, namesakes, sound_categories
-from rankseg_m2f.annotations.fields import as_flag, as_number, shown
+from rankseg_m2f.annotations.fields import as_flag, as_number, shortened, shown
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import missing_files
 from rankseg_m2f.annotations.outlines import checked_outlines
+from rankseg_m2f.files import uncollected
 
 
 @dataclass
@@ -64,6 +65,7 @@ class ObjectFile:
         }
 
 
+@uncollected()
 def read_objects(
     path: Path,
     kind: Kind,
@@ -107,8 +109,7 @@ def load_objects(
     """Records of a json of objects.
 
     Images are in the order of their ids, as Detectron2 has them, videos in that of the json. All
-    frames of videos must exist. Videos of a json without annotations have none; images have an
-    empty list.
+    frames of videos must exist. Records of a json without annotations have none: not an empty list.
 
     Args:
         root: of the files.
@@ -129,7 +130,7 @@ def load_objects(
                 "height": one.size[0],
                 "width": one.size[1],
                 "image_id": one.id,
-                "annotations": one.objects[0],
+                **({"annotations": one.objects[0]} if found.annotated else {}),
             }
             for one in media
         ]
@@ -308,7 +309,7 @@ class _ObjectReader:
         file = "" if media is None else media.files[frame or 0]
         name = f"annotation {shown(annotation.get('id'))}".replace("'", "")
         if kind is IMAGES:
-            return f"{name} of image {owner} ({file})"
+            return f"{name} of image {shortened(str(owner), 40)} ({file})"
         return name if frame is None else f"{name}, frame {frame} ({file})"
 
     def _unknown(self, category: Any) -> str:
@@ -317,8 +318,8 @@ class _ObjectReader:
         twin = next((known for known in self.labels if str(known) == str(category)), None)
         if twin is not None and isinstance(category, str):
             return (
-                f"has category_id={category!r}, text, where 'categories' has the number {twin}; "
-                "write both in one way"
+                f"has category_id={shown(category)}, text, where 'categories' has the number "
+                f"{twin}; write both in one way"
             )
         return f"has category_id={shown(category)}, which the json does not list"
 
@@ -363,7 +364,7 @@ def _difference(media: MediaList, ids: set, where: str) -> str | None:
     if not ids:
         return None
     first = min(ids, key=str)
-    return f"{media.path}: {len(ids)} {media.kind.plural} are {where}, first id {first!r}"
+    return f"{media.path}: {len(ids)} {media.kind.plural} are {where}, first id {shown(first)}"
 
 
 def _once(

@@ -66,11 +66,6 @@ def rasterised(outline: Outline, size: tuple[int, int]) -> np.ndarray:
     return coco_mask.decode(to_rle(outline, size)).astype(bool)
 
 
-def area(outline: Outline, size: tuple[int, int]) -> int:
-    """Pixels of a checked outline."""
-    return int(coco_mask.area(to_rle(outline, size)))
-
-
 def clipped(corners: np.ndarray, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
     """A polygon's part inside a box (Sutherland and Hodgman).
 

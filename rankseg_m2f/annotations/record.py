@@ -12,6 +12,13 @@ from rankseg_m2f.images import AnnotationError, read_label_map, read_panoptic_ma
 
 # The label of pixels that have none, whatever value their file has for it.
 UNLABELLED = -1
+# Keys of ground truth; "sem_seg_file_names" is of videos.
+TRUTHS = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name", "annotations"}
+
+
+def has_truth(record: Mapping) -> bool:
+    """Whether a record of an image or a video has ground truth; those of test sets have none."""
+    return not TRUTHS.isdisjoint(record)
 
 
 def decode_labels(values: np.ndarray, ignore_label: int, label_offset: int = 0) -> np.ndarray:

@@ -12,7 +12,12 @@ from rankseg_m2f.annotations.coco import IMAGES
 from rankseg_m2f.annotations.findings import AnnotationSource, Findings
 from rankseg_m2f.annotations.objects import missing_media, objects_of_dataset, spare_media
 from rankseg_m2f.annotations.outlines import checked_outlines, rasterised
-from rankseg_m2f.annotations.record import UNLABELLED, decode_labels, labels_of_segments
+from rankseg_m2f.annotations.record import (
+    UNLABELLED,
+    decode_labels,
+    has_truth,
+    labels_of_segments,
+)
 from rankseg_m2f.data.loader import is_video, load_records
 from rankseg_m2f.data.video_mappers import frame_records
 from rankseg_m2f.errors import UserError
@@ -83,13 +88,14 @@ def check_dataset(
             report.remarks += one.remarks
             seen.ignored += one.ignored
             seen.pixels += one.pixels
+    source = _source_of(metadata)
     if not records and not findings.errors:
-        report.problems.append(f"{name}: no records")
-    elif records and not any(_TRUTHS & record.keys() for record in records):
+        report.problems.append(f"{source}: dataset {name!r} has no records")
+    elif records and not any(map(has_truth, records)):
         report.remarks = findings.remarks
-        report.remarks.append(f"{name}: no annotations at all, as a test set has none")
+        report.remarks.append(f"{source}: no annotations at all, as a test set has none")
     elif records and not report.label_counts.any():
-        report.problems.append(f"{name}: no label in any record that can be read")
+        report.problems.append(f"{source}: no label in any record that can be read")
     report.remarks += _unseen_labels(report, seen, ignore_label, metadata.get("label_offset", 0))
     return report
 
@@ -128,6 +134,13 @@ def _read(name: str) -> tuple[list[dict], Findings]:
     if isinstance(source, AnnotationSource):
         return source.read()
     return DatasetCatalog.get(name), Findings()
+
+
+def _source_of(metadata: Metadata) -> str:
+    """The file or folder that a dataset is made of; its name where that is not known."""
+    keys = ("panoptic_json", "json_file", "split_file", "sem_seg_root", "image_root")
+    found = next((metadata.get(key) for key in keys if metadata.get(key)), metadata.name)
+    return found if isinstance(found, str) else ", ".join(map(str, found))
 
 
 def _check_instances(metadata: Metadata, records: list[dict]) -> list[str]:
@@ -198,12 +211,14 @@ def _check_annotations(
             seen.problems += check(record, size, ignore_label, shown)
         except ImageReadError as error:
             seen.problems.append(str(error))
+        culprit = record[key] if isinstance(record[key], str) else record["file_name"]
         seen.problems += [
-            f"{record['file_name']}: label {k} of {key} is not below {num_labels}"
+            f"{culprit}: label {k} of {key} is not below {num_labels}"
             for k in sorted(shown.labels)
             if not 0 <= k < num_labels
         ]
         seen.labels |= {k for k in shown.labels if 0 <= k < num_labels}
+        seen.remarks += shown.remarks
         seen.ignored += shown.ignored
         seen.pixels += shown.pixels
     if len(seen.problems) == before and {"sem_seg_file_name", "pan_seg_file_name"} <= record.keys():
@@ -242,6 +257,8 @@ def _check_semantic(record: dict, size: tuple, ignore_label: int, seen: _Seen) -
     values = read_label_map(path)
     if values.shape != size:
         yield f"{path}: {values.shape} pixels, its image has {size}"
+    if (lowest := values.min(initial=0)) < 0 and lowest != ignore_label:
+        seen.remarks.append(f"{path}: the value {lowest} is below every label and is ignored")
     labels = decode_labels(values, ignore_label, record.get("label_offset", 0))
     seen.labels |= set(np.unique(labels).tolist()) - {UNLABELLED}
     seen.ignored += int(np.count_nonzero(labels == UNLABELLED))
@@ -284,8 +301,6 @@ def _check_objects(record: dict, size: tuple, ignore_label: int, seen: _Seen) ->
             seen.labels.add(found["category_id"])
 
 
-# What a record with ground truth has; "sem_seg_file_names" is of videos.
-_TRUTHS = {"sem_seg_file_name", "sem_seg_file_names", "pan_seg_file_name", "annotations"}
 _CHECKS = {
     "sem_seg_file_name": _check_semantic,
     "pan_seg_file_name": _check_panoptic,

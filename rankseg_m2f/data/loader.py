@@ -7,7 +7,7 @@ what the uninterrupted one would have seen, whatever the number of workers.
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from rankseg_m2f.annotations.record import has_truth
 from rankseg_m2f.data.mappers import MAPPER_REGISTRY, build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.errors import UserError
@@ -193,7 +194,7 @@ def load_records(names: list[str], filter_empty: bool = False) -> list[dict]:
     records = get_detection_dataset_dicts(list(names), filter_empty=False, check_consistency=False)
     # Detectron2 looks for annotations of images; those of a video are one level deeper. Told to
     # look, it would not tell the two apart, and we would have to load a dataset first.
-    if is_video(records[0]) or "annotations" not in records[0]:
+    if is_video(records[0]) or not all("annotations" in record for record in records):
         return records
     if filter_empty:
         kept = filter_images_with_only_crowd_annotations(records)
@@ -224,7 +225,21 @@ def _train_mapper(cfg: CfgNode, records: list[dict]) -> Callable[[dict], dict]:
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name in MAPPER_REGISTRY:
         return MAPPER_REGISTRY.get(name)(cfg, True)
+    _require_truth(records, cfg.DATASETS.TRAIN)
     return _mapper_of(records)(cfg, is_train=True)
+
+
+def _require_truth(records: list[dict], names: Sequence[str]) -> None:
+    """Say before the first batch that a test set is nothing to learn from."""
+    bare = [record for record in records if not has_truth(record)]
+    if bare:
+        files = filter(None, (MetadataCatalog.get(name).get("json_file") for name in names))
+        first = bare[0]["file_names"][0] if is_video(bare[0]) else bare[0]["file_name"]
+        raise UserError(
+            f"{', '.join(files) or ', '.join(names)}: {len(bare)} of {len(records)} records have "
+            f"no annotations, as those of a test set, and cannot be learned from, the first: "
+            f"{first}; DATASETS.TRAIN must name datasets that have annotations"
+        )
 
 
 def _micro_batch_size(cfg: CfgNode) -> int:

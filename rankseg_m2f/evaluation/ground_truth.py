@@ -228,8 +228,6 @@ class VideoTruth(GroundTruth):
         paths = self._record(key)["sem_seg_file_names"]
         maps = [read_label_map(path) for path in paths]
         for path, values in zip(paths, maps, strict=True):
-            if values.min(initial=0) < 0:
-                raise AnnotationError(f"ground truth {path} has the negative value {values.min()}")
             if values.shape != maps[0].shape:
                 raise AnnotationError(
                     f"ground truth {path} is {values.shape}, but {paths[0]} of the same clip is "

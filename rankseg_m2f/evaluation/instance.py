@@ -5,23 +5,25 @@ import io
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rankseg_m2f.annotations.coco import IMAGES
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.objects import ObjectFile, missing_media, objects_of_dataset
-from rankseg_m2f.annotations.outlines import area
+from rankseg_m2f.annotations.outlines import to_rle
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.matches import MaskApFromMatches, matches
 from rankseg_m2f.evaluation.streaming import save_statistics
+from rankseg_m2f.files import uncollected
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ class InstanceEvaluator(COCOEvaluator):
             return
         evaluation = None
         if found:
+            draw_truth(self._coco_api, img_ids)
             # pycocotools prints its tables; the same numbers are logged below.
             with contextlib.redirect_stdout(io.StringIO()):
                 evaluation = _evaluate_predictions_on_coco(
@@ -123,10 +126,11 @@ class InstanceEvaluator(COCOEvaluator):
         return {**instance, "category_id": self._dataset_id[label]}
 
 
+@uncollected()
 def as_coco(objects: ObjectFile) -> COCO:
     """pycocotools' form: contiguous labels for categories, and ids from 1 on.
 
-    pycocotools takes the id 0 for no match. Areas that the file lacks are those of the masks.
+    pycocotools takes the id 0 for no match. Areas that the file lacks are 0 until `draw_truth`.
     """
     images, annotations = [], []
     for image in objects.media.known.values():
@@ -139,7 +143,7 @@ def as_coco(objects: ObjectFile) -> COCO:
                     "image_id": image.id,
                     "category_id": found["category_id"],
                     "segmentation": found["segmentation"],
-                    "area": found.get("area") or area(found["segmentation"], image.size),
+                    "area": found.get("area", 0),
                     "iscrowd": found["iscrowd"],
                 }
             )
@@ -153,6 +157,32 @@ def as_coco(objects: ObjectFile) -> COCO:
             if c["id"] in objects.labels
         ],
     }
+    _index(api)
+    return api
+
+
+def draw_truth(api: COCO, image_ids: Iterable) -> None:
+    """Make the objects of some images run lengths, as pycocotools would later, with an area.
+
+    Those without a pixel are left out, as in training: they would count as missed.
+
+    Args:
+        api: see `as_coco`; changed.
+    """
+    unseen = set()
+    for image in api.loadImgs(image_ids):
+        for found in api.imgToAnns.get(image["id"], []):
+            outline = to_rle(found["segmentation"], (image["height"], image["width"]))
+            pixels = int(coco_mask.area(outline))
+            found["segmentation"], found["area"] = outline, found["area"] or pixels
+            if not pixels:
+                unseen.add(found["id"])
+    if unseen:
+        api.dataset["annotations"] = [a for a in api.anns.values() if a["id"] not in unseen]
+        _index(api)
+
+
+def _index(api: COCO) -> None:
+    # It prints how long it takes.
     with contextlib.redirect_stdout(io.StringIO()):
         api.createIndex()
-    return api

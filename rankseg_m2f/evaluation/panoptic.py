@@ -84,8 +84,9 @@ def match_segments(
     """Match predicted and true segments of one image.
 
     A pair of equal label matches when its IoU is over 0.5, pixels of no true segment left out.
-    A true crowd is neither matched nor missed. A predicted segment mostly on void, or on a crowd
-    of its own label, is no false positive.
+    A true crowd is neither matched nor missed, nor is a true segment without a pixel, which
+    training leaves out, too. A predicted segment mostly on void, or on a crowd of its own label, is
+    no false positive.
 
     Args:
         truth: (h, w) int32 segment ids, 0 for none.
@@ -100,6 +101,7 @@ def match_segments(
     area = region_areas(overlap, 1)
     _check(segments, area, num_labels)
     true_area = region_areas(overlap, 0)
+    true_segments = [s for s in true_segments if s["id"] in true_area]
     true_labels = {s["id"]: s["category_id"] for s in true_segments}
     crowds = {s["id"] for s in true_segments if s.get("iscrowd", 0)}
     labels = {s["id"]: s["category_id"] for s in segments}

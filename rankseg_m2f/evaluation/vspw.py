@@ -252,8 +252,9 @@ def consistency(
 
 
 def pack(maps: np.ndarray) -> np.ndarray:
-    """(T, h, w) non-negative integers as few bytes, (n,) uint8: frames hardly change."""
-    maps = maps.astype(np.min_scalar_type(int(maps.max())))
+    """(T, h, w) integers as few bytes, (n,) uint8: frames hardly change."""
+    limits = np.min_scalar_type(int(maps.min())), np.min_scalar_type(int(maps.max()))
+    maps = maps.astype(np.promote_types(*limits))
     changes = maps.copy()
     changes[1:] ^= maps[:-1]
     file = io.BytesIO()

@@ -191,10 +191,10 @@ def match_tracks(
         raise UserError(f"videos {sorted(unknown)} are not in the annotations")
     # pycocotools prints its progress and a table; the engine logs the same numbers.
     with contextlib.redirect_stdout(io.StringIO()):
+        tracks = [_checked(track, videos) for track in truth["annotations"]]
         evaluation = TrackEvaluation(
-            Tracks(
-                videos, truth["categories"], [_checked(t, videos) for t in truth["annotations"]]
-            ),
+            # Of a track without a pixel nothing is learned, so nothing is missed either.
+            Tracks(videos, truth["categories"], [track for track in tracks if _seen(track)]),
             Tracks(videos, truth["categories"], results),
         )
         evaluation.params.imgIds = video_ids
@@ -322,6 +322,11 @@ def _checked(track: dict, videos: dict[int, dict]) -> dict:
     for i, outline in zip(seen, kept, strict=True):
         masks[i] = to_rle(outline, size)
     return {**track, "segmentations": masks}
+
+
+def _seen(track: dict) -> bool:
+    """Whether a checked track has a pixel."""
+    return any(rle is not None and coco_mask.area(rle) for rle in track["segmentations"])
 
 
 def _track_masks(track: dict, video: dict) -> list[dict | None]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from rankseg_m2f.annotations.fields import shortened, shown
+from rankseg_m2f.data.datasets.arguments import check_name, check_path
 from rankseg_m2f.data.datasets.register import (
     register_coco_instances,
     register_coco_panoptic,
@@ -63,32 +65,38 @@ def _read_definitions(path: Path) -> dict:
         raise UserError(f"{path} is not valid YAML: it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         # YAML's messages run over several lines.
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{path} is not valid YAML: {shortened(' '.join(str(error).split()), 400)}"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must map dataset names to definitions")
     return content
 
 
 def _register_definition(folder: Path, name: str, definition: dict) -> None:
+    if isinstance(name, str):
+        check_name(name)
     if not isinstance(name, str) or not isinstance(definition, dict):
         raise UserError(
-            f"dataset {name!r}: a definition maps a name to kind and paths, not to {definition!r}"
+            f"dataset {shown(name)}: a definition maps a name to kind and paths, not to "
+            f"{shown(definition)}"
         )
     arguments = {key: value for key, value in definition.items() if value is not None}
     kind = arguments.pop("kind", None)
     # A list cannot be looked up in a dict.
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"dataset {name!r}: kind {kind!r} must be one of {', '.join(KINDS)}")
+        raise UserError(f"dataset {name!r}: kind {shown(kind)} must be one of {', '.join(KINDS)}")
     try:
         signature = inspect.signature(KINDS[kind])
         # Unknown arguments first: a misspelt one would be called missing.
         signature.bind_partial(name, **arguments)
         signature.bind(name, **arguments)
     except TypeError as error:
-        raise UserError(f"dataset {name!r} of kind {kind}: {error}") from error
+        raise UserError(f"dataset {name!r} of kind {kind}: {shortened(str(error))}") from error
     for key, value in arguments.items():
         if key == "root" or key.endswith(("_root", "_json", "_file")):
             if not isinstance(value, str):
-                raise UserError(f"dataset {name!r}: {key} must be a path, not {value!r}")
+                raise UserError(f"dataset {name!r}: {key} must be a path, not {shown(value)}")
+            check_path(key, value, name)
             arguments[key] = str(folder / value)
     KINDS[kind](name, **arguments)

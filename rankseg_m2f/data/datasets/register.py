@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from rankseg_m2f.annotations.coco import IMAGES, Kind, read_coco
 from rankseg_m2f.annotations.coco_categories import sound_categories
 from rankseg_m2f.annotations.coco_panoptic import load_panoptic
+from rankseg_m2f.annotations.fields import shown
 from rankseg_m2f.annotations.findings import AnnotationSource
 from rankseg_m2f.annotations.label_folders import load_semantic
 from rankseg_m2f.annotations.objects import load_objects
@@ -21,9 +22,11 @@ from rankseg_m2f.data.categories import read_categories
 from rankseg_m2f.data.datasets.arguments import (
     check_classes,
     check_colours,
-    check_count,
     check_endings,
+    check_flag,
     check_ignore_label,
+    check_name,
+    check_values,
     existing_file,
 )
 from rankseg_m2f.errors import UserError
@@ -66,7 +69,7 @@ def register_coco_panoptic(
     names = {c["id"]: c["name"] for c in categories}
     # Only label maps hold the ignore label: panoptic PNGs have ids of their own.
     check_ignore_label(ignore_label, 0 if semantic_root is None else len(categories), name)
-    check_endings(name, image_ending, label_ending)
+    check_endings(name, image_ending=image_ending, label_ending=label_ending)
     load = partial(
         load_panoptic,
         path=Path(panoptic_json),
@@ -129,13 +132,13 @@ def register_semantic_folder(
             registered with other arguments. Loading raises it for images without label map.
     """
     categories = named_categories(name, classes, table)
-    check_count("label_offset", label_offset, name)
-    check_ignore_label(ignore_label, len(categories), name, label_offset)
+    check_values(ignore_label, len(categories), name, label_offset)
+    check_flag("labelled_only", labelled_only, name)
     if colours is not None:
         check_colours(colours, len(categories), name)
         categories = [dict(c, color=rgb) for c, rgb in zip(categories, colours, strict=True)]
-    check_endings(name, image_ending, label_ending)
     options = {"image_ending": image_ending, "label_ending": label_ending}
+    check_endings(name, **options)
     options |= {"split_file": split_file, "labelled_only": labelled_only}
     roots = {"image_root": image_root, "label_root": label_root, "label_offset": label_offset}
     load = partial(load_semantic, name=name, **roots, **options)
@@ -225,7 +228,7 @@ def _categories(path: str, name: str, table: str | None) -> list[dict]:
 
 def _table(table: str, name: str) -> list[dict]:
     if not isinstance(table, str):
-        raise UserError(f"dataset {name!r}: table={table!r} is not the name of a table")
+        raise UserError(f"dataset {name!r}: table={shown(table)} is not the name of a table")
     return list(read_categories(table))
 
 
@@ -336,6 +339,7 @@ def other_roots(root: Path) -> list[str]:
 
 def add_dataset(name: str, load: Callable[[], list[dict]], **metadata) -> None:
     """Put a dataset into the catalogs; the same again is harmless, another so named an error."""
+    check_name(name)
     if isinstance(DatasetCatalog.data.get(name), Replaceable):
         forget(name)
     known = MetadataCatalog.get(name)

@@ -10,12 +10,19 @@ from pathlib import Path
 from rankseg_m2f.annotations.coco import VIDEOS
 from rankseg_m2f.annotations.fields import as_int
 from rankseg_m2f.annotations.findings import AnnotationSource, Findings
-from rankseg_m2f.annotations.folders import IMAGE_SUFFIXES, LABEL_SUFFIXES, files_below
-from rankseg_m2f.annotations.label_folders import existing_folder, load_frames, natural
+from rankseg_m2f.annotations.folders import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    existing_folder,
+    files_below,
+    listed_names,
+    listed_once,
+)
+from rankseg_m2f.annotations.label_folders import load_frames, natural
 from rankseg_m2f.data.datasets.arguments import (
     check_count,
-    check_ignore_label,
     check_path,
+    check_values,
     existing_file,
 )
 from rankseg_m2f.data.datasets.register import (
@@ -26,7 +33,7 @@ from rankseg_m2f.data.datasets.register import (
 )
 from rankseg_m2f.data.frames import evaluation_clips
 from rankseg_m2f.errors import UserError
-from rankseg_m2f.files import read_json, read_lines
+from rankseg_m2f.files import read_json
 
 # VSPW's label maps: 0 and 255 are void, 1..K the labels.
 _VSPW_OFFSET, _VSPW_IGNORE = 1, 255
@@ -97,10 +104,11 @@ def register_vspw(
     if clip_length is None:
         clip_length = 0 if split == "train" else _VSPW_CLIP
 
-    def folders() -> dict[str, tuple[Path, Path]]:
+    def folders(findings: Findings) -> dict[str, tuple[Path, Path]]:
+        names = listed_names(existing_file(videos, name), findings)
         return {
             video: (base / "data" / video / "origin", base / "data" / video / mask_folder)
-            for video in read_lines(existing_file(videos, name))
+            for video in listed_once(videos, names, findings)
         }
 
     _register_label_maps(
@@ -143,13 +151,17 @@ def register_frames_folder(
     """
     images, labels = Path(image_root), Path(label_root)
 
-    def folders() -> dict[str, tuple[Path, Path]]:
+    def folders(findings: Findings) -> dict[str, tuple[Path, Path]]:
         videos = {
             str(path.parent.relative_to(root))
             for root, suffixes in ((images, IMAGE_SUFFIXES), (labels, LABEL_SUFFIXES))
             for path in files_below(existing_folder(root, name))
             if path.suffix.lower() in suffixes
         }
+        if not videos:
+            findings.errors.append(
+                f"{images} has no videos: there is no {', '.join(IMAGE_SUFFIXES)} below it"
+            )
         return {
             images.name if video == "." else video: (images / video, labels / video)
             for video in sorted(videos, key=natural)
@@ -169,7 +181,7 @@ def register_frames_folder(
 
 def _register_label_maps(
     name: str,
-    folders: Callable[[], dict[str, tuple[Path, Path]]],
+    folders: Callable[[Findings], dict[str, tuple[Path, Path]]],
     categories: list[dict],
     *,
     ignore_label: int,
@@ -177,13 +189,13 @@ def _register_label_maps(
     clip_length: int,
     **sources: str,
 ) -> None:
-    check_count("label_offset", label_offset, name)
     check_count("clip_length", clip_length, name)
-    check_ignore_label(ignore_label, len(categories), name, label_offset)
+    check_values(ignore_label, len(categories), name, label_offset)
     clips = partial(evaluation_clips, clip_length=clip_length)
 
     def load(findings: Findings) -> list[dict]:
-        return load_frames(findings, folders=folders(), clips=clips, label_offset=label_offset)
+        videos = folders(findings)
+        return load_frames(findings, folders=videos, clips=clips, label_offset=label_offset)
 
     add_dataset(
         name,
