@@ -152,7 +152,7 @@ class RankPolicy:
             progress: share of training done; read by "schedule" alone.
 
         Raises:
-            ValueError: labels to rank and no presence logits, or a schedule without progress.
+            ValueError: nothing to rank labels by, or a schedule without progress.
         """
         if not self.selection:
             return None
@@ -177,7 +177,7 @@ class RankPolicy:
             device: of the result, where there are no presence logits.
 
         Raises:
-            ValueError: hints that do not fit the K labels, or labels to rank and no presence logits.
+            ValueError: hints that do not fit the K labels, or nothing to rank labels by.
         """
         device = device if presence_logits is None else presence_logits.device
         hints = LabelHints() if hints is None else hints
