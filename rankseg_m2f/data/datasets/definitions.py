@@ -78,7 +78,7 @@ def _register_definition(folder: Path, name: str, definition: dict) -> None:
     kind = arguments.pop("kind", None)
     # A list cannot be looked up in a dict.
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"dataset {name!r}: kind {kind!r} is none of {', '.join(KINDS)}")
+        raise UserError(f"dataset {name!r}: kind {kind!r} must be one of {', '.join(KINDS)}")
     try:
         signature = inspect.signature(KINDS[kind])
         # Unknown arguments first: a misspelt one would be called missing.
