@@ -28,7 +28,7 @@ help:
 	@echo "make demo   install, make the built-in scenes, train, evaluate, write output/demo/report.html"
 	@echo "make demo-video   the same with video: instances and semantics of moving scenes"
 	@echo "make test   install and run the tests"
-	@echo "make lint   check the style"
+	@echo "make lint   check the style and the types"
 	@echo "make setup  install only;  make doctor  what works here and what does not"
 	@echo "make bench  speed against peers;  make gpu-test  the tests that need a CUDA device"
 
@@ -54,6 +54,7 @@ bench: $(READY)
 lint: $(READY)
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
 
 doctor: $(READY)
 	"$(BIN)/python" -m rankseg_m2f.doctor
@@ -62,7 +63,7 @@ setup: $(READY)
 
 # With torch in the given interpreter the virtual environment sees its packages and keeps their
 # versions; otherwise the tested set of constraints.txt is installed.
-$(READY): setup.py constraints.txt Makefile
+$(READY): pyproject.toml setup.py constraints.txt Makefile
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	@if "$(PYTHON)" -c "import torch, torchvision" 2>/dev/null; then \
 		echo "Using torch of $$("$(PYTHON)" -c 'import sys; print(sys.executable)')"; \

@@ -1,43 +1,16 @@
-"""Installs rankseg_m2f. Detectron2 itself has no PyPI release of its own name: see README.md."""
+"""What pyproject.toml cannot say: the optional C++ extension, and configs/ in the wheel."""
 
 import atexit
 import os
-import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent.resolve()
-VERSION = re.search(
-    r'__version__ = "(.+)"', (HERE / "rankseg_m2f/__init__.py").read_text(encoding="utf-8")
-)[1]
-
-# What Detectron2 needs at run time, apart from torch.
-DETECTRON2_NEEDS = [
-    "cloudpickle",
-    "fvcore>=0.1.5",
-    "hydra-core>=1.1",
-    "iopath>=0.1.9,<0.2",
-    "matplotlib",
-    "omegaconf>=2.1,<2.4",
-    "packaging",
-    "Pillow>=10.1",
-    "pycocotools>=2.0.7",
-    "setuptools<81",  # detectron2.model_zoo imports pkg_resources, removed in 82
-    "tabulate",
-    "tensorboard",
-    "termcolor",
-    "tqdm",
-    "yacs>=0.1.8",
-]
-
-# ViT, BEiT and their adapters. Earlier ones do not build on the meta device, where models are
-# counted; the oldest that was tried.
-TIMM = "timm>=1.0.24"
 
 
 def native_extension() -> tuple[dict, dict]:
@@ -92,36 +65,6 @@ def writable_folders() -> dict:
 EXTENSION, COMMANDS = native_extension()
 
 setup(
-    name="rankseg_m2f",
-    version=VERSION,
-    description="RankSeg (ECCV 2022) on Mask2Former, as a Detectron2 project",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="MIT",
-    python_requires=">=3.10",
-    packages=find_packages(include=["rankseg_m2f", "rankseg_m2f.*"]),
-    package_data={"rankseg_m2f.ops": ["csrc/*"], "rankseg_m2f.data": ["categories/*.json"]},
-    install_requires=[
-        "numpy>=1.26",
-        "opencv-python-headless>=4.8",
-        "scipy>=1.10",
-        "torch>=2.4",
-        "torchvision>=0.19",
-        *DETECTRON2_NEEDS,
-    ],
-    extras_require={
-        "demo": ["safetensors"],
-        "vit": [TIMM],
-        "test": [
-            "av>=12",
-            "pytest>=7.4",
-            "pytest-xdist>=3.6",
-            "ruff>=0.15,<0.18",
-            "safetensors",
-            TIMM,
-            "transformers>=4.45",
-        ],
-    },
     cmdclass={"build_py": WithConfigs, **COMMANDS},
     **EXTENSION,
     **writable_folders(),

@@ -9,7 +9,7 @@ import warnings
 # Detectron2 compiles small functions with it while being imported.
 warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def add_rankseg_config(cfg) -> None:

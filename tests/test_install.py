@@ -44,5 +44,7 @@ def test_configs_and_categories_are_installed(tmp_path):
     assert {
         p.relative_to(installed / "configs") for p in installed.rglob("configs/**/*.*")
     } == names
+    data = ("py.typed", "data/categories/ade20k_150.json", "ops/csrc/ms_deform_attn.cpp")
+    assert all((installed / name).is_file() for name in data)
     *files, count = json.loads(python(tmp_path, "-c", CODE))
     assert all(file.startswith(str(installed)) for file in files) and count == 150

@@ -12,10 +12,15 @@ from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.temperature import RankTemperature
 from rankseg_m2f.weights.metadata import label_names
 
+# README's blocks of Python, in their order.
+OURS, DETECTRON2S, ANY_MODULE, DEEPLAB = range(4)
 
-def readmes_blocks(of_engine: bool) -> list[str]:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [block for block in blocks if ("engine" in block) == of_engine]
+
+def readmes_blocks() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    return blocks
 
 
 def test_readmes_example_promises_what_its_config_gives(monkeypatch):
@@ -23,7 +28,7 @@ def test_readmes_example_promises_what_its_config_gives(monkeypatch):
     monkeypatch.setattr(predictor, "load_model", lambda cfg, **_: (None, None))
     monkeypatch.setattr(predictor.Predictor, "__call__", lambda _, *inputs: calls.append(inputs))
     monkeypatch.chdir(ROOT)
-    (block,) = readmes_blocks(of_engine=True)
+    block = readmes_blocks()[OURS]
     names = {"rgb_image": "an image"}
     exec(block, names)
     (image,), (_, hints) = calls
@@ -68,7 +73,7 @@ def learns(*modules):
 
 
 def test_any_module_takes_rankseg():
-    (block, _), names = readmes_blocks(of_engine=False), foreign_names()
+    block, names = readmes_blocks()[ANY_MODULE], foreign_names()
     exec(block, names)
     losses, ranked = names["losses"], names["ranked"]
     assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values())
@@ -87,10 +92,9 @@ def test_any_module_takes_rankseg():
 
 
 def test_torchvisions_deeplab_takes_rankseg():
-    blocks, names = readmes_blocks(of_engine=False), foreign_names()
-    assert len(blocks) == 2
-    for block in blocks:
-        exec(block, names)
+    blocks, names = readmes_blocks(), foreign_names()
+    for block in (ANY_MODULE, DEEPLAB):
+        exec(blocks[block], names)
     assert torch.isfinite(names["loss"]) and names["selected"].shape[1] == KAPPA
     names["loss"].backward()
     assert learns(names["deeplab"].classifier, names["ml_head"])
@@ -125,7 +129,7 @@ class ToySegmentor(nn.Module):
 def test_a_toy_learns_by_readmes_lines():
     """Colour says the label; three of nine are in each image."""
     torch.manual_seed(0)
-    (block, _), colours = readmes_blocks(of_engine=False), torch.randn(9, 3)
+    block, colours = readmes_blocks()[ANY_MODULE], torch.randn(9, 3)
 
     def scene():
         labels = torch.rand(8, 9).argsort(1)[:, :3]

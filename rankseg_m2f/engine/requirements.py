@@ -85,7 +85,7 @@ def _sentence(requirement: Requirement, error: Exception) -> str:
         state = "needs pkg_resources, which setuptools 82 removed"
         pip = ("install", "setuptools<81")
     elif absent:
-        # One library missing inside another, such as omegaconf in Detectron2; setup.py has all.
+        # One library missing inside another, as Detectron2's omegaconf; pyproject.toml has all.
         state, pip = f"is broken ({reason})", ("install", "-e", ".")
     else:
         state = f"is broken ({reason})"

@@ -7,6 +7,7 @@ Shapes as in `dispatch`.
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,21 +52,30 @@ def attend_backward(
 
 
 @attend.register_fake
-def _(value, shapes, locations, weights, backend):
+def _(
+    value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, backend: str
+) -> Tensor:
     return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
 
 @attend_backward.register_fake
-def _(grad, value, shapes, locations, weights, backend):
+def _(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    backend: str,
+) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in (value, locations, weights))
 
 
-def _setup_context(ctx, inputs, output) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, ctx.shapes, locations, weights, ctx.backend = inputs
     ctx.save_for_backward(value, locations, weights)
 
 
-def _backward(ctx, grad: Tensor) -> tuple:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, locations, weights = ctx.saved_tensors
     grads = torch.ops.rankseg_m2f.ms_deform_attn_backward(
         grad, value, ctx.shapes, locations, weights, ctx.backend
@@ -110,22 +120,32 @@ def attend_from_offsets_backward(
 
 
 @attend_from_offsets.register_fake
-def _(value, shapes, offsets, logits, backend):
+def _(
+    value: Tensor, shapes: Sequence[int], offsets: Tensor, logits: Tensor, backend: str
+) -> Tensor:
     return value.new_empty(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
 
 
 @attend_from_offsets_backward.register_fake
-def _(grad, value, shapes, offsets, logits, output, backend):
+def _(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    output: Tensor,
+    backend: str,
+) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in (value, offsets, logits))
 
 
-def _setup_context_from_offsets(ctx, inputs, output) -> None:
+def _setup_context_from_offsets(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, ctx.shapes, offsets, logits, ctx.backend = inputs
     # The layer's next projection keeps the output anyway; with it the softmax needs no second pass.
     ctx.save_for_backward(value, offsets, logits, output)
 
 
-def _backward_from_offsets(ctx, grad: Tensor) -> tuple:
+def _backward_from_offsets(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, *saved = ctx.saved_tensors
     grads = torch.ops.rankseg_m2f.ms_deform_attn_from_offsets_backward(
         grad, value, ctx.shapes, *saved, ctx.backend
@@ -138,7 +158,13 @@ attend_from_offsets.register_autograd(
 )
 
 
-def _flops(value: Sequence[int], shapes, locations: Sequence[int], *args, **kwargs) -> int:
+def _flops(
+    value: Sequence[int],
+    shapes: Sequence[int],
+    locations: Sequence[int],
+    *args: object,
+    **kwargs: object,
+) -> int:
     # Per point and channel one product with each of four pixels and one with the weight.
     return 2 * 5 * prod(locations[:-1]) * value[3]
 

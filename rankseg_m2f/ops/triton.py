@@ -50,7 +50,7 @@ def _trouble_on_gpu() -> str | None:
     # Whatever its compiler, linker or driver raises, other backends can serve.
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        trouble = f"does not run on this GPU ({reason})"
+        trouble: str | None = f"does not run on this GPU ({reason})"
     else:
         # In the middle of four pixels: their mean, and a quarter of the gradient each.
         right = torch.allclose(output.flatten(), value.mean(1).flatten())
@@ -115,7 +115,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`output` where points are offsets and weights are logits, else None."""
     offsets, grad_output = output is not None, grad_output.contiguous()
-    output = output.contiguous() if offsets else grad_output
+    output = grad_output if output is None else output.contiguous()
     value, points, weights = value.contiguous(), points.contiguous(), weights.contiguous()
     exact = torch.are_deterministic_algorithms_enabled()
     of_value = torch.zeros_like(value, dtype=torch.int64 if exact else torch.float32)
@@ -182,7 +182,7 @@ def _run(
         )  # fmt: skip
 
 
-def _current(device: torch.device) -> AbstractContextManager:
+def _current(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device, wherever the tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 

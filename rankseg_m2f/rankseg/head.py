@@ -3,6 +3,9 @@
 Shapes: B clips, L feature tokens, K labels, C feature channels, D head width.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,6 +64,8 @@ class DecoderLabelHead(MultiLabelHead):
     The head of Query2Label, with norms first as in the encoder form. Arguments as there.
     """
 
+    block: nn.ModuleList
+
     @staticmethod
     def layers(channels: int, heads: int, dropout: float) -> nn.Module:
         """See `MultiLabelHead.layers`."""
@@ -82,7 +87,12 @@ class PooledLabelHead(EmbeddingLabelHead):
     """
 
     def __init__(
-        self, num_labels: int, in_channels: int, *, shared_channels: int | None = None, **unused
+        self,
+        num_labels: int,
+        in_channels: int,
+        *,
+        shared_channels: int | None = None,
+        **unused: object,
     ):
         super().__init__(num_labels, in_channels, shared_channels)
         self.bias = nn.Parameter(torch.zeros(num_labels))
@@ -93,16 +103,20 @@ class PooledLabelHead(EmbeddingLabelHead):
 
 
 # Forms of ξ, of tokens of any kind.
-HEADS = {"encoder": MultiLabelHead, "decoder": DecoderLabelHead, "pooled": PooledLabelHead}
+HEADS: dict[str, Callable[..., LabelHead]] = {
+    "encoder": MultiLabelHead,
+    "decoder": DecoderLabelHead,
+    "pooled": PooledLabelHead,
+}
 # Those of the official pixel segmentors: of DeepLabv3 and UPerNet, and two of Segmenter (Table 6).
-PIXEL_HEADS = {
+PIXEL_HEADS: dict[str, Callable[..., LabelHead]] = {
     "separable": SeparableLabelHead,
     "query2label": Query2LabelHead,
     "gap": PooledConvLabelHead,
 }
 
 
-def build_label_head(form: str, *args, **settings) -> LabelHead:
+def build_label_head(form: str, *args: Any, **settings: Any) -> LabelHead:
     """The head of a form of `HEADS` or `PIXEL_HEADS`, with the arguments of `MultiLabelHead`.
 
     Raises:

@@ -35,16 +35,17 @@ class LabelHints:
     force: Iterable[int] = ()
     labels: Iterable[int] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             wish = getattr(self, field.name)
             if wish is not None:
                 object.__setattr__(self, field.name, _label_ids(field.name, wish))
         if self.labels is not None and (self.allow is not None or self.deny or self.force):
             raise ValueError("`labels` says all; leave out `allow`, `deny` and `force`")
-        if both := self.force & self.deny:
+        force, deny = frozenset(self.force), frozenset(self.deny)
+        if both := force & deny:
             raise ValueError(f"labels {sorted(both)} are both forced and denied")
-        if self.allow is not None and (others := self.force - self.allow):
+        if self.allow is not None and (others := force - frozenset(self.allow)):
             raise ValueError(f"labels {sorted(others)} are forced but not allowed")
 
     @classmethod
@@ -70,12 +71,13 @@ class LabelHints:
         def id_of(label: str | int) -> int:
             same = ids.get(label, []) if isinstance(label, str) else [label]
             if len(same) != 1:
-                near = [] if same else difflib.get_close_matches(label, ids)
+                near = [] if same else difflib.get_close_matches(str(label), ids)
                 hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
                 raise ValueError(f"{len(same)} of {len(names)} labels are named {label!r}{hint}")
             return same[0]
 
-        return cls(**{k: v if v is None else [id_of(x) for x in v] for k, v in wishes.items()})
+        given = {name: wish for name, wish in wishes.items() if wish is not None}
+        return cls(**{name: [id_of(label) for label in wish] for name, wish in given.items()})
 
     def masks(self, num_labels: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Which labels may be, and which must be selected: (K,) bool each.

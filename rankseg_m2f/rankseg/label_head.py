@@ -71,4 +71,7 @@ class EmbeddingLabelHead(LabelHead):
 
     def embeddings(self, label_embeddings: Tensor | None) -> Tensor:
         """(1, K, D): the learned ones, or those of (K, shared_channels) handed in."""
-        return self.cls_emb if self.share is None else self.share(label_embeddings)[None]
+        if self.share is not None:
+            return self.share(label_embeddings)[None]
+        assert self.cls_emb is not None  # learned where none are shared
+        return self.cls_emb

@@ -27,7 +27,8 @@ def average_precision(scores: Tensor, truth: Tensor, weight: Tensor | None = Non
     last = torch.searchsorted(ascending, ascending, right=True) - 1
     if weight is None:
         weight = order.new_ones(order.shape[-1:])
-    weight = torch.take_along_dim(*torch.broadcast_tensors(weight, order), dim=-1)
+    weight, by_score = torch.broadcast_tensors(weight, order)
+    weight = weight.gather(-1, by_score)
     last, truth = last.expand_as(weight), truth.gather(-1, order)
     hit = weight * truth
     taken = weight.cumsum(-1).gather(-1, last).clamp(min=1)  # 0 of items that do not count
@@ -86,9 +87,10 @@ def coverage(ranking: Tensor, areas: Tensor, weight: Tensor | None = None) -> Te
     Returns:
         () float64; NaN without any labelled pixel.
     """
-    weight = 1 if weight is None else weight
-    selected = _selected(areas, ranking).sum(1) * weight
-    return selected.sum(-1).double() / (areas.sum(1) * weight).sum(-1)
+    selected, labelled = _selected(areas, ranking).sum(1), areas.sum(1)
+    if weight is not None:
+        selected, labelled = selected * weight, labelled * weight
+    return selected.sum(-1).double() / labelled.sum(-1)
 
 
 def _selected(values: Tensor, ranking: Tensor) -> Tensor:

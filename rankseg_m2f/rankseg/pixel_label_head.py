@@ -25,7 +25,7 @@ class TokenConv(nn.Module):
         return F.relu(conv_tokens(self.conv, tokens))
 
 
-def conv_tokens(conv: nn.Conv2d, tokens: Tensor) -> Tensor:
+def conv_tokens(conv: nn.Module, tokens: Tensor) -> Tensor:
     """A 1x1 convolution of tokens (B, L, C): (B, L, C')."""
     return conv(tokens.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
 
@@ -87,7 +87,7 @@ class PooledConvLabelHead(LabelHead):
         unused: arguments of the other forms; nothing is hidden, dropped or shared here.
     """
 
-    def __init__(self, num_labels: int, in_channels: int, **unused):
+    def __init__(self, num_labels: int, in_channels: int, **unused: object):
         super().__init__()
         self.share = None
         # Official names: the numbers of layers in a row, of which the first is the pooling.

@@ -85,7 +85,7 @@ class RankPolicy:
     oracle_train: bool = False
     oracle_eval: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.train_selection not in TRAIN_SELECTIONS:
             raise ValueError(
                 f"TRAIN_SELECTION={self.train_selection!r} must be one of "
@@ -150,11 +150,14 @@ class RankPolicy:
             presence_logits: (B, K) float; None only where labels are not ranked.
             presence: (B, K) bool, labels truly present; read by "keep_present" alone.
             progress: share of training done; read by "schedule" alone.
+
+        Raises:
+            ValueError: nothing to rank labels by, or a schedule without progress.
         """
         if not self.selection:
             return None
         keep = presence if self.train_selection == "keep_present" else None
-        return RankedLabels.top(presence_logits, self.training_kappa(progress), keep)
+        return RankedLabels.top(_given(presence_logits), self.training_kappa(progress), keep)
 
     def choose(
         self,
@@ -174,7 +177,7 @@ class RankPolicy:
             device: of the result, where there are no presence logits.
 
         Raises:
-            ValueError: hints that do not fit the K labels.
+            ValueError: hints that do not fit the K labels, or nothing to rank labels by.
         """
         device = device if presence_logits is None else presence_logits.device
         hints = LabelHints() if hints is None else hints
@@ -182,6 +185,7 @@ class RankPolicy:
         if not self.selection:
             return self._unranked(presence_logits, allowed)
         # A score of 0 has the logit -inf, too: labels that are not allowed rank below it.
+        presence_logits = _given(presence_logits)
         finite = torch.finfo(presence_logits.dtype)
         presence_logits = presence_logits.detach().clamp(finite.min, finite.max)
         presence_logits = presence_logits.masked_fill(~allowed, -torch.inf)
@@ -202,6 +206,12 @@ class RankPolicy:
             ranking = order[allowed[order]]
         ids = torch.arange(self.num_labels, device=allowed.device)
         return CandidateLabels(ids, allowed, ranking)
+
+
+def _given(presence_logits: Tensor | None) -> Tensor:
+    if presence_logits is None:
+        raise ValueError("labels cannot be ranked without presence logits")
+    return presence_logits
 
 
 def label_count(presence_logits: Tensor, min_score: float = 0.0, mass: float = 1.0) -> Tensor:

@@ -61,6 +61,8 @@ class QueryDecoder(nn.Module):
 class SinePosition(nn.Module):
     """The sine position of a fixed grid, kept in checkpoints as `pe`: (1, D, s, s)."""
 
+    pe: Tensor
+
     def __init__(self, channels: int, side: int):
         super().__init__()
         self.register_buffer("pe", sine_position(channels, side))

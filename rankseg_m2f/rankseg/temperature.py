@@ -56,17 +56,18 @@ class RankTemperature(nn.Module):
             raise ValueError(f"temperature for {self.ranks} ranks met logits with {ranks}")
         logits = logits.movedim(dim, -1)
         weight = self._of_ranks(self.weight, ranks)
-        if self.standardise:
-            logits = F.layer_norm(logits, (ranks,), weight, self._of_ranks(self.bias, ranks))
-        else:
+        if self.bias is None:
             logits = logits * weight
+        else:
+            logits = F.layer_norm(logits, (ranks,), weight, self._of_ranks(self.bias, ranks))
         return logits.movedim(-1, dim)
 
     def _of_ranks(self, values: Tensor, ranks: int) -> Tensor:
         """(ranks,) values from those of the module; shared ones fit any number."""
         if len(values) == 1 or ranks == self.ranks:
             return values
-        labels, void = values.split([self.ranks - self.void, int(self.void)])
-        wanted = ranks - self.void
+        no_object = int(bool(self.void))
+        labels, void = values.split([self.ranks - no_object, no_object])
+        wanted = ranks - no_object
         further = labels[-1:].expand(max(wanted - len(labels), 0))
         return torch.cat([labels[:wanted], further, void])

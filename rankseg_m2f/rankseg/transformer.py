@@ -18,9 +18,11 @@ class SelfAttention(nn.Module):
         self.proj_drop = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, keys, values = (
+            self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*qkv, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(query, keys, values, dropout_p=dropout)
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -38,9 +40,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
         query = self.q(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        keys_values = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        keys, values = self.kv(memory).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, *keys_values, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(query, keys, values, dropout_p=dropout)
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
 

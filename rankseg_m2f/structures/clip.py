@@ -5,7 +5,7 @@ Shapes: B clips, T frames, N objects, H, W padded input.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class ClipBatch:
     @classmethod
     def from_inputs(
         cls,
-        inputs: Sequence[dict],
+        inputs: Sequence[dict[str, Any]],
         normalise: Callable[[Tensor], Tensor],
         size_divisibility: int,
         device: torch.device,
@@ -110,7 +110,8 @@ class ClipBatch:
     @property
     def padded_size(self) -> tuple[int, int]:
         """(H, W)."""
-        return tuple(self.frames.shape[-2:])
+        height, width = self.frames.shape[-2:]
+        return height, width
 
     def sizes_of(self, clip: int) -> Sizes:
         """Sizes of clip number `clip`."""
@@ -125,14 +126,16 @@ class ClipBatch:
         Raises:
             ValueError: a clip without scores, or of another number of them.
         """
+        rows = []
         for scores in self.label_scores:
             shape = None if scores is None else tuple(scores.shape)
-            if shape != (num_labels,):
+            if scores is None or shape != (num_labels,):
                 raise ValueError(
                     f"MODEL.RANKSEG.SCORES: every input needs 'label_scores' of shape "
                     f"({num_labels},), got {shape}"
                 )
-        return torch.stack(self.label_scores).to(self.frames.device).double().logit()
+            rows.append(scores)
+        return torch.stack(rows).to(self.frames.device).double().logit()
 
     def labels(self) -> list[Tensor]:
         """Labels of each clip's objects, or of its pixels, (N,) each: all the oracle needs.
@@ -213,7 +216,7 @@ class ClipBatch:
         )
 
 
-def _as_list(value) -> list:
+def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
