@@ -1,8 +1,9 @@
 """What query decoders share: their registry, the choice among them, and the class head.
 
-A query decoder has two class attributes. `first_layer` is the decoder layer its first prediction
+A query decoder has three class attributes. `first_layer` is the decoder layer its first prediction
 comes after, 0 for the learnable queries. `reads_levels` says whether it reads three maps of the
-pixel decoder, or one map that MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE names.
+pixel decoder, or one map that MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE names. `whole_segments` says
+how panoptic segments are cut, see `inference.panoptic`; each is evaluated as it was published.
 
 Shapes: K labels, C channels.
 """

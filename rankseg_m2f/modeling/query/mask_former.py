@@ -95,7 +95,9 @@ class MaskFormer(Segmentor):
             "criterion": build_criterion(cfg),
             "query_layer": _query_layer(cfg),
             "oracle_aux": cfg.MODEL.RANKSEG.USE_GT_AUX,
-            "inference_options": build_inference_options(cfg),
+            "inference_options": replace(
+                build_inference_options(cfg), whole_segments=_decoder(cfg).whole_segments
+            ),
             **cls.input_settings(cfg, backbone),
             **build_rank_parts(cfg, void=True, in_channels=width, shared_channels=width),
         }
@@ -194,6 +196,11 @@ class MaskFormer(Segmentor):
 META_ARCH_REGISTRY._do_register("VideoMaskFormer", MaskFormer)
 
 
+def _decoder(cfg: CfgNode) -> type[nn.Module]:
+    """The class of the query decoder; see `decoder_parts` for its attributes."""
+    return TRANSFORMER_DECODER_REGISTRY.get(decoder_name(cfg))
+
+
 def _query_layer(cfg: CfgNode) -> int:
     """Which prediction has the queries that the multi-label head reads.
 
@@ -201,7 +208,7 @@ def _query_layer(cfg: CfgNode) -> int:
         UserError: the decoder has no such layer.
     """
     node, predictions = cfg.MODEL.RANKSEG, cfg.MODEL.MASK_FORMER.DEC_LAYERS
-    first = TRANSFORMER_DECODER_REGISTRY.get(decoder_name(cfg)).first_layer
+    first = _decoder(cfg).first_layer
     last = first + predictions - 1
     if node.FLAG and not first <= node.QUERY_LAYER <= last:
         raise UserError(

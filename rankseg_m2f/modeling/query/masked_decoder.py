@@ -37,6 +37,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     _version = 2
     first_layer: ClassVar[int] = 0
     reads_levels: ClassVar[bool] = True
+    whole_segments: ClassVar[bool] = False
 
     @configurable
     def __init__(

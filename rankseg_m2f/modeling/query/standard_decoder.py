@@ -29,6 +29,7 @@ class StandardTransformerDecoder(nn.Module):
 
     first_layer: ClassVar[int] = 1
     reads_levels: ClassVar[bool] = False
+    whole_segments: ClassVar[bool] = True
 
     @configurable
     def __init__(

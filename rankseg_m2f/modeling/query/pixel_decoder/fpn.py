@@ -104,11 +104,11 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         channels = input_shape[self.in_features[-1]].channels
         self.input_proj = Conv2d(channels, conv_dim, 1)
         weight_init.c2_xavier_fill(self.input_proj)
+        self.transformer = nn.Module()
+        self.transformer.encoder = DetrEncoder(conv_dim, heads, hidden, depth, dropout, pre_norm)
         # Anew, as its input is narrower now; last, as in the official order of parameters.
         delattr(self, f"layer_{coarsest}")
         self.add_module(f"layer_{coarsest}", conv_norm(conv_dim, conv_dim, 3, norm, relu=True))
-        self.transformer = nn.Module()
-        self.transformer.encoder = DetrEncoder(conv_dim, heads, hidden, depth, dropout, pre_norm)
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
