@@ -5,7 +5,8 @@
 prints the largest difference of each output of a folder and exits 0 when all lie within the
 tolerances. Folders are laid out as ../shared/golden/pixel_*; seed, sizes and batch may be any.
 
-Models are given the official features (`backbone.i`): all but the backbone is compared.
+Models are given the official features (`backbone.i`): all but the backbone is compared, and of
+MaskFormer the backbone too.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import maskformer_golden
 from data.compact_pixel_golden import LARGE, load_weights
 from pixel_official import build_segmentor, head_weights, hooked_modules, our_name
 
@@ -258,6 +260,8 @@ class Row:
 
 def compare(case: Case) -> tuple[list[Row], list[str]]:
     """All outputs that our model makes, and the names of those it does not."""
+    if "MODEL" in case.config:
+        return [Row(*row) for row in maskformer_golden.compare(case.folder)], []
     ours = our_values(case)
     # Compact folders hold a part of the rows and columns of large maps.
     step = int(case.outputs.get("step", 1))

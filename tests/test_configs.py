@@ -26,6 +26,7 @@ OFFICIAL_PATHS = json.loads((CONFIGS / TABLE).read_text())["paths"]
 NEW = json.loads((CONFIGS / TABLE).read_text())["new"]
 # "<repository>:<path>" -> keys in which the official file differs from the defaults.
 OFFICIAL = expand(json.loads((TESTS / "data" / "official_configs.json").read_text()))
+OFFICIAL |= json.loads((TESTS / "data" / "maskformer_configs.json").read_text())
 DEFAULTS = ("_defaults_mask2former", "_defaults_rankseg")
 FILES = [name for name in OFFICIAL if name not in DEFAULTS]
 # The official file does not load; with MLSEG read as RANKSEG it is Swin-B told what is present.
@@ -45,6 +46,11 @@ DIFFERENT = [
     (r"rankseg:.*coco/panoptic.*base", "MODEL.SWIN.USE_CHECKPOINT", False),
     # More than K: the official code crashes.
     (r"rankseg:.*coco/panoptic.*-rankseg", "MODEL.RANKSEG.TOPK", 133),
+    # MaskFormer has no key for it: theirs is the only one.
+    (r"maskformer:", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "StandardTransformerDecoder"),
+    # Left at the sizes of semantic images half as large; panoptic results have no augmentation.
+    (r"maskformer:.*panoptic", "TEST.AUG.MIN_SIZES", [320, 480, 640, 800, 960, 1120]),
+    (r"maskformer:.*panoptic", "TEST.AUG.MAX_SIZE", 4480),
 ]
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -119,7 +125,9 @@ def test_each_difference_is_one():
 
 
 def test_official_repositories_differ_as_the_table_says():
-    twins = [(n, n.replace("mask2former:", "rankseg:")) for n in FILES if n[0] == "m"]
+    twins = [
+        (n, n.replace("mask2former:", "rankseg:")) for n in FILES if n.startswith("mask2former:")
+    ]
     shared = [(OFFICIAL[a], OFFICIAL[b]) for a, b in twins if b in OFFICIAL]
     differing = {k for a, b in shared for k in a.keys() | b.keys() if a.get(k) != b.get(k)}
     assert len(shared) == 17

@@ -8,13 +8,13 @@ from golden import losses
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.layers import points as points_module
 from rankseg_m2f.layers.points import sample_masks, sample_points, uncertain_points
+from rankseg_m2f.modeling.query.criteria import build_criterion
 from rankseg_m2f.modeling.query.criterion import (
-    SetCriterion,
-    build_criterion,
+    PointCriterion,
     dice_loss,
     mask_cross_entropy,
 )
-from rankseg_m2f.modeling.query.matcher import HungarianMatcher
+from rankseg_m2f.modeling.query.matcher import PointMatcher
 from rankseg_m2f.modeling.query.ranked_queries import ranked_targets
 from rankseg_m2f.rankseg.labels import RankedLabels
 from rankseg_m2f.rankseg.loss import asymmetric_loss
@@ -68,7 +68,7 @@ def test_matching_costs_and_assignment(case, monkeypatch):
     golden = losses()
     layer = prediction(golden[f"{case}.pred_logits"], golden[f"{case}.pred_masks"])
     targets = targets_of(case)
-    matcher = HungarianMatcher(2.0, 5.0, 5.0, num_points=256)
+    matcher = PointMatcher(2.0, 5.0, 5.0, num_points=256)
     points = [golden[f"{case}.coords.{i}"] for i in range(2)]
     for i in range(2):
         monkeypatch.setattr(matcher, "points", lambda device, i=i: points[i])
@@ -84,6 +84,7 @@ def test_matching_costs_and_assignment(case, monkeypatch):
 def test_each_weight_is_of_its_cost(monkeypatch):
     cfg = get_cfg()
     node = cfg.MODEL.MASK_FORMER
+    node.MASK_LOSS = "points"
     node.CLASS_WEIGHT, node.MASK_WEIGHT, node.DICE_WEIGHT = 2.0, 3.0, 7.0
     criterion = build_criterion(cfg)
     assert criterion.weights == {"loss_ce": 2.0, "loss_mask": 3.0, "loss_dice": 7.0}
@@ -95,7 +96,7 @@ def test_each_weight_is_of_its_cost(monkeypatch):
         monkeypatch.setattr(matcher, "points", lambda device: golden[f"{case}.coords.0"])
         return matcher.cost(layer, 0, target)
 
-    alone = [cost(HungarianMatcher(*row, num_points=256)) for row in torch.eye(3).tolist()]
+    alone = [cost(PointMatcher(*row, num_points=256)) for row in torch.eye(3).tolist()]
     expected = 2 * alone[0] + 3 * alone[1] + 7 * alone[2]
     close(cost(criterion.matcher), expected, absolute=1e-5)
 
@@ -162,8 +163,8 @@ def run_criterion(case: str, kappa: int | None, monkeypatch):
         index = golden[f"{case}.topk_index"][:, :-1]
         targets = ranked_targets(targets, RankedLabels(index, num_labels))
         assert classes == kappa + 1
-    matcher = HungarianMatcher(2.0, 5.0, 5.0, num_points=256)
-    criterion = SetCriterion(
+    matcher = PointMatcher(2.0, 5.0, 5.0, num_points=256)
+    criterion = PointCriterion(
         num_labels,
         matcher=matcher,
         weights={"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0},
@@ -235,9 +236,9 @@ def test_labels_become_ranks(case):
     labels = [golden[f"{case}.labels.{i}"] for i in range(2)]
     targets = [ClipTargets(x, torch.zeros(len(x), 1, 4, 4, dtype=torch.bool)) for x in labels]
     seen = ranked_targets(targets, ranked)
-    criterion = SetCriterion(
+    criterion = PointCriterion(
         num_labels,
-        matcher=HungarianMatcher(1, 1, 1, 16),
+        matcher=PointMatcher(1, 1, 1, 16),
         weights={},
         no_object_weight=0.1,
         deep_supervision=True,

@@ -58,6 +58,17 @@ def build(*groups, queries: int = 100):
         return build_model(cfg)
 
 
+MASKFORMER = {
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
+    "MODEL.MASK_FORMER.DEC_LAYERS": 6,
+}
+ENCODER = {
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "TransformerEncoderPixelDecoder",
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "transformer_encoder",
+}
+SWIN_B = SWIN_L | {"MODEL.SWIN.EMBED_DIM": 128, "MODEL.SWIN.NUM_HEADS": [4, 8, 16, 32]}
 # Name of the key list, settings, queries.
 MODELS = [
     ("ade_pan_R50", (R50,), 100),
@@ -67,15 +78,20 @@ MODELS = [
     ("vspw_rank_L", (SWIN_L, RANKSEG, VSPW), 100),
     ("ytvis_rank", (SWIN_L, RANKSEG, YTVIS), 200),
 ]
+OF_MASKFORMER = [
+    ("maskformer_R50_semantic", (R50, MASKFORMER), 100),
+    ("maskformer_R50_panoptic", (R50, MASKFORMER, ENCODER), 100),
+    ("maskformer_swin_B_semantic", (SWIN_B, MASKFORMER), 100),
+]
 
 
 def test_all_key_lists_are_held_against_ours():
     lists = {path.stem for path in (TESTS / "data" / "official_keys").glob("*.json")}
     # Those of pixels are held against ours in tests/pixel.
-    assert lists - {"pixel_heads"} == {name for name, *_ in MODELS}
+    assert lists - {"pixel_heads"} == {name for name, *_ in MODELS + OF_MASKFORMER}
 
 
-@pytest.mark.parametrize(("name", "groups", "queries"), MODELS)
+@pytest.mark.parametrize(("name", "groups", "queries"), MODELS + OF_MASKFORMER)
 def test_keys_and_shapes(name, groups, queries):
     official = json.loads((TESTS / "data" / "official_keys" / f"{name}.json").read_text())
     state = build(*groups, queries=queries).state_dict()
@@ -108,6 +124,9 @@ def test_types_and_versions(name, groups, queries):
         ((SWIN_L, RANKSEG, VSPW), 100, 218_894_314),
         ((SWIN_L, YTVIS), 200, 215_511_709),
         ((SWIN_L, RANKSEG, YTVIS), 200, 218_837_742),
+        ((R50, MASKFORMER), 100, 41_254_743),
+        ((R50, MASKFORMER, ENCODER), 100, 45_016_407),
+        ((SWIN_B, MASKFORMER), 100, 101_829_391),
     ],
 )
 def test_parameter_counts(groups, queries, count):

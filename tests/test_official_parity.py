@@ -25,7 +25,7 @@ def run_layers(case, model):
         case.inputs, model.normalise, model.size_divisibility, model.device
     )
     features = model.backbone(clips.frames)
-    mask_features, maps = model.sem_seg_head.pixel_decoder(features)
+    mask_features, maps, _ = model.sem_seg_head.pixel_decoder(features)
     layers = model.sem_seg_head.predictor(maps, mask_features, clips.num_frames)
     return clips, features, mask_features, maps, layers
 

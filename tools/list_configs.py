@@ -21,15 +21,16 @@ PUBLISHED = "# Published: "
 ABOUT = """\
 # Configs
 
-`<dataset>/<task>/mask2former-<backbone>[-<variant>][-rankseg|-oracle].yaml`, written by
-`python tools/list_configs.py`. Each file says its published figure and the command that trains it.
+`<dataset>/<task>/<mask2former|maskformer>-<backbone>[-<variant>][-rankseg|-oracle].yaml`, written
+by `python tools/list_configs.py`. Each file says its published figure and the command that trains
+it.
 A file holds what is its own; the rest it has from `_BASE_`, a list of files merged in their order:
 `<dataset>/<task>/base*.yaml` for data, schedule and κ, `base/*.yaml` for backbones and recipes.
 
 - Paths of the official repositories work too: `--config-file
   configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml` uses the file beside it below.
-  [official_paths.json](official_paths.json) is that table, and says where the two repositories
-  differ.
+  [official_paths.json](official_paths.json) is that table, and says where Mask2Former's and
+  RankSeg's files differ.
 - `MODEL.WEIGHTS` of Swin (`swin_*.pkl`), R101 (`R-101.pkl`) and all videos (`model_final_*.pkl`, of
   COCO instances) are names of official files: put them into the working directory, or name yours.
 - `-1gpu` makes a batch of 16 from 8 micro-batches; `-1gpu-scaled` divides batch and learning rate

@@ -114,16 +114,26 @@ def _add_mask_former(cfg: CfgNode) -> None:
     node.NHEADS = 8
     node.DROPOUT = 0.1
     node.DIM_FEEDFORWARD = 2048
-    # Unused, as in the official code; MaskFormer's and Mask2Former's files set it.
+    # StandardTransformerDecoder alone: encoder layers over the map it reads.
     node.ENC_LAYERS = 0
-    # Counts the predictions: one from the learnable queries and one after each decoder layer.
+    # Counts the predictions: of the masked-attention decoder one from the learnable queries and one
+    # after each layer, of StandardTransformerDecoder one after each layer.
     node.DEC_LAYERS = 6
     node.PRE_NORM = False
     node.HIDDEN_DIM = 256
     node.NUM_OBJECT_QUERIES = 100
+    # What the query decoder reads: "multi_scale_pixel_decoder", the only choice of the
+    # masked-attention decoder; or one map: "transformer_encoder", the coarsest map as the pixel
+    # decoder's encoder leaves it, "pixel_embedding", the mask features, or one of the backbone.
     node.TRANSFORMER_IN_FEATURE = "res5"
     node.ENFORCE_INPUT_PROJ = False
+    # MaskFormer's files name no decoder: where TRANSFORMER_IN_FEATURE is one map, this default
+    # means "StandardTransformerDecoder".
     node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
+    # (ours) Mask loss and cost: "points", Mask2Former's cross-entropy at TRAIN_NUM_POINTS points;
+    # "focal", MaskFormer's focal loss over all pixels; "": as published with the decoder, since
+    # official files of neither have a key for it.
+    node.MASK_LOSS = ""
     # Input is padded to a multiple of this; negative: of what the backbone needs.
     node.SIZE_DIVISIBILITY = 32
     # Points per mask in matching and mask losses (PointRend's importance sampling).
@@ -314,7 +324,8 @@ def _add_rankseg(cfg: CfgNode) -> None:
     node.TRAIN_SELECTION = "official"
     # (ours) Shares of training between which a scheduled κ shrinks, linearly.
     node.TRAIN_SCHEDULE = (0.0, 0.5)
-    # (ours) Decoder layer whose queries feed the head; 0: the learnable queries.
+    # (ours) Decoder layer whose queries feed the head; 0: the learnable queries, which a
+    # StandardTransformerDecoder does not have: it starts from zeros.
     node.QUERY_LAYER = 3
     node.DROPOUT = 0.1
     # (ours) Files of label scores, see rankseg_m2f.label_scores: labels are ranked by them in

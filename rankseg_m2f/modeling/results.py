@@ -35,6 +35,8 @@ class InferenceOptions:
     thing_ids: set[int]
     # Semantic scores of all K labels even when κ < K, and of whole clips.
     full_sem_seg: bool
+    # See `inference.panoptic`; the query decoder decides it.
+    whole_segments: bool = False
 
 
 def build_inference_options(cfg: CfgNode) -> InferenceOptions:

@@ -5,6 +5,7 @@ H, W padded input size, h, w output size.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +41,21 @@ class Targets:
     """
 
     presence: Tensor
+
+
+class PixelFeatures(NamedTuple):
+    """What a pixel decoder makes of N frames.
+
+    Attributes:
+        mask_features: (N, mask_dim, H/4, W/4), of which queries make masks.
+        levels: three maps (N, C, H/s, W/s) of strides 32, 16, 8.
+        encoded: (N, C, H/32, W/32), the coarsest map as a transformer encoder left it; None
+            without an encoder.
+    """
+
+    mask_features: Tensor
+    levels: list[Tensor]
+    encoded: Tensor | None
 
 
 @dataclass

@@ -7,6 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from rankseg_m2f.weights.names.huggingface_maskformer import HUGGINGFACE_MASKFORMER
+from rankseg_m2f.weights.names.rules import is_from, to_ours
+
 _ENCODER = "model.pixel_level_module.encoder."
 _PIXEL = "model.pixel_level_module.decoder."
 _QUERY = "model.transformer_module."
@@ -138,7 +141,7 @@ _COMPUTED = re.compile(r".+\.relative_position_index")
 
 
 def is_huggingface(state: dict[str, Tensor]) -> bool:
-    """Whether parameter names are those of Hugging Face's Mask2Former, Swin or ResNet."""
+    """Whether parameter names are those of Hugging Face's Mask2Former, MaskFormer, Swin, ResNet."""
     return any(map(_OWN.fullmatch, state))
 
 
@@ -146,12 +149,16 @@ def from_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Parameters under our names.
 
     Args:
-        state: of ``Mask2FormerForUniversalSegmentation`` with a Swin or ResNet backbone, or of
-            such a backbone alone (``SwinForImageClassification``, ``SwinBackbone``, ...).
+        state: of ``Mask2FormerForUniversalSegmentation`` or ``MaskFormerForInstanceSegmentation``
+            with a Swin or ResNet backbone, or of such a backbone alone
+            (``SwinForImageClassification``, ``SwinBackbone``, ...).
 
     Returns:
         Names without a rule are kept, so that a load report shows them.
     """
+    if is_from(HUGGINGFACE_MASKFORMER, state):
+        # Its decoder's names mean something else than those of Mask2Former.
+        state = to_ours(state, HUGGINGFACE_MASKFORMER)
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
     for key, value in state.items():

@@ -10,7 +10,8 @@ from conftest import TESTS
 from pixel_golden import Case, compare
 
 GOLDEN = TESTS / "data" / "golden"
-FOLDERS = sorted(GOLDEN.glob("pixel_*"))
+# Those of MaskFormer, which has queries, are held against ours in test_maskformer.py.
+FOLDERS = [p for p in sorted(GOLDEN.glob("pixel_*")) if "maskformer" not in p.name]
 # Windows need the backbone.
 WITHOUT_BACKBONE = {"slide_logits", "slide_prob"}
 

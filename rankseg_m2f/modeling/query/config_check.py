@@ -4,7 +4,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from rankseg_m2f.errors import UserError, require_one_of
-from rankseg_m2f.modeling.query.masked_decoder import TRANSFORMER_DECODER_REGISTRY
+from rankseg_m2f.modeling.query.decoder_parts import TRANSFORMER_DECODER_REGISTRY
 
 # Key of the config -> registry that must know the name.
 _PARTS = {

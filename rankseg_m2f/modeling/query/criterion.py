@@ -1,18 +1,17 @@
 """The set criterion: class, mask and dice losses of matched queries, for every decoder layer.
 
 Shapes: B clips, T frames, Q queries, K labels, κ selected labels, N objects, M matched pairs of
-the batch, P points.
+the batch, P places at which masks are compared.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.points import sample_masks, sample_points, uncertain_points
 from rankseg_m2f.modeling.query.matcher import HungarianMatcher
 from rankseg_m2f.structures.predictions import ClipTargets, QueryPrediction
@@ -32,8 +31,10 @@ def mask_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(1)
 
 
-class SetCriterion(nn.Module):
+class SetCriterion(nn.Module, ABC):
     """Losses of all decoder layers against the ground truth.
+
+    Where masks are compared, and by what besides dice, is a subclass's.
 
     Args:
         num_classes: K.
@@ -41,7 +42,6 @@ class SetCriterion(nn.Module):
         weights: factor of each of "loss_ce", "loss_mask", "loss_dice".
         no_object_weight: class weight of no-object.
         deep_supervision: also the hidden layers.
-        num_points, oversample_ratio, importance_ratio: see `uncertain_points`.
     """
 
     def __init__(
@@ -52,15 +52,11 @@ class SetCriterion(nn.Module):
         weights: dict[str, float],
         no_object_weight: float,
         deep_supervision: bool,
-        num_points: int,
-        oversample_ratio: float,
-        importance_ratio: float,
     ):
         super().__init__()
         self.matcher = matcher
         self.weights = weights
         self.deep_supervision = deep_supervision
-        self.sampling = (num_points, oversample_ratio, importance_ratio)
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
@@ -118,71 +114,85 @@ class SetCriterion(nn.Module):
         match: list[Match],
         num_masks: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and dice at sampled points, summed over frames and objects."""
+        """Mask and dice losses, summed over frames and objects."""
         logits = torch.cat(  # (M, T, h, w)
             [clip[query] for clip, (query, _) in zip(layer.mask_logits, match, strict=True)]
         )
-        # (M * T, 1, h, w): each frame of an object is a mask of its own, with its own points.
+        # (M * T, 1, h, w): each frame of an object is a mask of its own.
         logits = logits.float().flatten(0, 1).unsqueeze(1)
         if not len(logits):
             # No object in the batch: a zero that keeps the masks in the graph for DDP.
             zero = layer.mask_logits.sum() * 0.0
             return zero, zero
+        values, masks = self.compared(logits, targets, match)
+        return (
+            self.mask_loss(values, masks).sum() / num_masks,
+            dice_loss(values, masks).sum() / num_masks,
+        )
+
+    @abstractmethod
+    def compared(
+        self, logits: Tensor, targets: list[ClipTargets], match: list[Match]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and true masks in [0, 1] at the same places, (M * T, P) each.
+
+        Args:
+            logits: (M * T, 1, h, w) mask logits of the matched queries.
+        """
+
+    @abstractmethod
+    def mask_loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Loss of each row: (M * T, P), (M * T, P) to (M * T,)."""
+
+
+class PointCriterion(SetCriterion):
+    """Mask2Former's: cross-entropy and dice at points, more of them where a mask is undecided."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        num_points: int,
+        oversample_ratio: float,
+        importance_ratio: float,
+        **settings,
+    ):
+        """
+        Args:
+            num_points, oversample_ratio, importance_ratio: see `uncertain_points`.
+            settings: see `SetCriterion`.
+        """
+        super().__init__(num_classes, **settings)
+        self.sampling = (num_points, oversample_ratio, importance_ratio)
+
+    def compared(
+        self, logits: Tensor, targets: list[ClipTargets], match: list[Match]
+    ) -> tuple[Tensor, Tensor]:
+        """See `SetCriterion.compared`; each frame of an object has its own points."""
         with torch.no_grad():
             points = self.points(logits)
-            frames = layer.mask_logits.shape[2]
+            frames = targets[0].masks.shape[1]
             per_clip = points.split([len(query) * frames for query, _ in match])
             masks = torch.cat(
                 [
-                    sample_masks(_matched_masks(target, chosen), clip_points)
+                    sample_masks(matched_masks(target, chosen), clip_points)
                     for target, (_, chosen), clip_points in zip(
                         targets, match, per_clip, strict=True
                     )
                 ]
             ).squeeze(1)
-        values = sample_points(logits, points).squeeze(1)  # (M * T, P)
-        return (
-            mask_cross_entropy(values, masks).sum() / num_masks,
-            dice_loss(values, masks).sum() / num_masks,
-        )
+        return sample_points(logits, points).squeeze(1), masks
+
+    def mask_loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """See `SetCriterion.mask_loss`."""
+        return mask_cross_entropy(logits, masks)
 
     def points(self, logits: Tensor) -> Tensor:
         """(R, P, 2) points at which masks (R, 1, h, w) are compared."""
         return uncertain_points(logits, *self.sampling)
 
 
-def _matched_masks(target: ClipTargets, chosen: Tensor) -> Tensor:
+def matched_masks(target: ClipTargets, chosen: Tensor) -> Tensor:
     """(M * T, 1, H, W); no copy when every object has found a query (matches are in order)."""
     masks = target.masks if len(chosen) == len(target) else target.masks[chosen]
     return masks.flatten(0, 1).unsqueeze(1)
-
-
-def build_criterion(cfg: CfgNode) -> SetCriterion:
-    """The criterion and its matcher, by MODEL.MASK_FORMER.
-
-    Raises:
-        UserError: all weights are 0.
-    """
-    node = cfg.MODEL.MASK_FORMER
-    if not (node.CLASS_WEIGHT or node.MASK_WEIGHT or node.DICE_WEIGHT):
-        raise UserError(
-            "MODEL.MASK_FORMER: CLASS_WEIGHT, MASK_WEIGHT and DICE_WEIGHT are all 0, which leaves "
-            "nothing to match queries and objects by"
-        )
-    matcher = HungarianMatcher(
-        node.CLASS_WEIGHT, node.MASK_WEIGHT, node.DICE_WEIGHT, node.TRAIN_NUM_POINTS
-    )
-    return SetCriterion(
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        matcher=matcher,
-        weights={
-            "loss_ce": node.CLASS_WEIGHT,
-            "loss_mask": node.MASK_WEIGHT,
-            "loss_dice": node.DICE_WEIGHT,
-        },
-        no_object_weight=node.NO_OBJECT_WEIGHT,
-        deep_supervision=node.DEEP_SUPERVISION,
-        num_points=node.TRAIN_NUM_POINTS,
-        oversample_ratio=node.OVERSAMPLE_RATIO,
-        importance_ratio=node.IMPORTANCE_SAMPLE_RATIO,
-    )

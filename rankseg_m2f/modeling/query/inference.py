@@ -32,6 +32,7 @@ def panoptic(
     thing_ids: set[int],
     object_threshold: float,
     overlap_threshold: float,
+    whole_segments: bool = False,
 ) -> tuple[Tensor, list[dict]]:
     """Each pixel to the query that claims it most; weak and mostly hidden segments are dropped.
 
@@ -42,6 +43,8 @@ def panoptic(
         thing_ids: labels whose segments stay apart; those of a stuff label are merged.
         object_threshold: a query's best label needs more probability.
         overlap_threshold: visible share of its mask that a segment needs.
+        whole_segments: a segment is all that its query won (MaskFormer), not only where its mask is
+            0.5 or more (Mask2Former).
 
     Returns:
         (height, width) int32 segment ids, 0 for none; and per segment its `id`, `isthing`,
@@ -57,12 +60,13 @@ def panoptic(
     inside = masks >= 0.5
     winner = (scores[:, None, None] * masks).argmax(0)
     visible = winner == torch.arange(len(labels), device=winner.device)[:, None, None]
+    kept = visible if whole_segments else visible & inside
     # All areas in one transfer.
-    areas = torch.stack([visible.sum((1, 2)), inside.sum((1, 2)), (visible & inside).sum((1, 2))])
+    areas = torch.stack([mask.sum((1, 2)) for mask in (visible, inside, kept)])
     segments: list[dict] = []
     stuff: dict[int, int] = {}
     for i, (won, whole, left) in enumerate(areas.T.tolist()):
-        if not left or won / whole < overlap_threshold:
+        if not whole or not left or won / whole < overlap_threshold:
             continue
         segment = stuff.get(labels[i])
         if segment is None:
@@ -71,7 +75,7 @@ def panoptic(
             segments.append({"id": segment, "isthing": is_thing, "category_id": labels[i]})
             if not is_thing:
                 stuff[labels[i]] = segment
-        segmentation[visible[i] & inside[i]] = segment
+        segmentation[kept[i]] = segment
     return segmentation, segments
 
 

@@ -1,4 +1,4 @@
-"""Mask2Former with or without RankSeg, for images and clips alike.
+"""MaskFormer and Mask2Former with or without RankSeg, for images and clips alike.
 
 Shapes: B clips, T frames, Q queries, K labels, κ selected labels; H, W padded input size.
 """
@@ -19,7 +19,9 @@ from rankseg_m2f.errors import UserError
 from rankseg_m2f.modeling.backbone import swin  # noqa: F401
 from rankseg_m2f.modeling.query import query_head  # noqa: F401
 from rankseg_m2f.modeling.query.config_check import check_query_config
-from rankseg_m2f.modeling.query.criterion import SetCriterion, build_criterion
+from rankseg_m2f.modeling.query.criteria import build_criterion
+from rankseg_m2f.modeling.query.criterion import SetCriterion
+from rankseg_m2f.modeling.query.decoder_parts import TRANSFORMER_DECODER_REGISTRY, decoder_name
 from rankseg_m2f.modeling.query.ranked_queries import mask_absent, rank_layer, ranked_targets
 from rankseg_m2f.modeling.query.result_maker import ResultMaker
 from rankseg_m2f.modeling.query.tracks import QueryTracks
@@ -63,7 +65,8 @@ class MaskFormer(Segmentor):
     ):
         """
         Args:
-            query_layer: decoder layer whose queries the multi-label head reads.
+            query_layer: which of the decoder's predictions has the queries that the multi-label
+                head reads.
             oracle_aux: the oracle of training rules hidden layers, too.
             settings: see `Segmentor`.
         """
@@ -83,13 +86,6 @@ class MaskFormer(Segmentor):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        node = cfg.MODEL.RANKSEG
-        predictions = cfg.MODEL.MASK_FORMER.DEC_LAYERS
-        if node.FLAG and not 0 <= node.QUERY_LAYER < predictions:
-            raise UserError(
-                f"MODEL.RANKSEG.QUERY_LAYER={node.QUERY_LAYER} needs a decoder of that many "
-                f"layers; MODEL.MASK_FORMER.DEC_LAYERS={predictions} makes {predictions - 1}"
-            )
         _warn_of_flat_scores(cfg)
         backbone = build_backbone(cfg)
         width = cfg.MODEL.MASK_FORMER.HIDDEN_DIM
@@ -97,9 +93,11 @@ class MaskFormer(Segmentor):
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
             "criterion": build_criterion(cfg),
-            "query_layer": node.QUERY_LAYER,
-            "oracle_aux": node.USE_GT_AUX,
-            "inference_options": build_inference_options(cfg),
+            "query_layer": _query_layer(cfg),
+            "oracle_aux": cfg.MODEL.RANKSEG.USE_GT_AUX,
+            "inference_options": replace(
+                build_inference_options(cfg), whole_segments=_decoder(cfg).whole_segments
+            ),
             **cls.input_settings(cfg, backbone),
             **build_rank_parts(cfg, void=True, in_channels=width, shared_channels=width),
         }
@@ -196,6 +194,29 @@ class MaskFormer(Segmentor):
 
 
 META_ARCH_REGISTRY._do_register("VideoMaskFormer", MaskFormer)
+
+
+def _decoder(cfg: CfgNode) -> type[nn.Module]:
+    """The class of the query decoder; see `decoder_parts` for its attributes."""
+    return TRANSFORMER_DECODER_REGISTRY.get(decoder_name(cfg))
+
+
+def _query_layer(cfg: CfgNode) -> int:
+    """Which prediction has the queries that the multi-label head reads.
+
+    Raises:
+        UserError: the decoder has no such layer.
+    """
+    node, predictions = cfg.MODEL.RANKSEG, cfg.MODEL.MASK_FORMER.DEC_LAYERS
+    first = _decoder(cfg).first_layer
+    last = first + predictions - 1
+    if node.FLAG and not first <= node.QUERY_LAYER <= last:
+        raise UserError(
+            f"MODEL.RANKSEG.QUERY_LAYER={node.QUERY_LAYER} needs a decoder of that many "
+            f"layers; MODEL.MASK_FORMER.DEC_LAYERS={predictions} makes {last}"
+            + (", counted from 1" if first else "")
+        )
+    return node.QUERY_LAYER - first
 
 
 def _warn_of_flat_scores(cfg: CfgNode) -> None:

@@ -3,12 +3,13 @@
 Shapes: B clips, T frames, Q queries, K labels, C channels; H, W padded input size.
 """
 
+from typing import ClassVar
+
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import Conv2d
-from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from rankseg_m2f.errors import UserError
@@ -19,28 +20,14 @@ from rankseg_m2f.layers.attention import (
     SelfAttentionLayer,
 )
 from rankseg_m2f.layers.position import sine_position
+from rankseg_m2f.modeling.query.decoder_parts import (
+    TRANSFORMER_DECODER_REGISTRY,
+    class_head,
+    decoder_settings,
+)
 from rankseg_m2f.structures.predictions import QueryPrediction
 
-TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 _LEVELS = 3
-
-
-class CosineClassifier(nn.Module):
-    """Cosine between query and class weight: (..., C) to (..., K + 1) in [-1, 1].
-
-    Args:
-        scale: first value of a learnable factor on all cosines; 0: none.
-    """
-
-    def __init__(self, channels: int, num_classes: int, scale: float = 0.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_classes, channels))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        self.scale = nn.Parameter(torch.tensor([scale])) if scale else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        cosines = F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
-        return cosines if self.scale is None else cosines * self.scale
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
@@ -48,6 +35,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     """Queries look, layer by layer, at the pixels their last mask covers."""
 
     _version = 2
+    first_layer: ClassVar[int] = 0
+    reads_levels: ClassVar[bool] = True
+    whole_segments: ClassVar[bool] = False
 
     @configurable
     def __init__(
@@ -105,10 +95,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 weight_init.c2_xavier_fill(conv)
             # A decoder of one or two layers reads fewer maps; DDP waits for all other gradients.
             self.input_proj[depth:].requires_grad_(False)
-        if cosine:
-            self.class_embed = CosineClassifier(hidden_dim, num_classes + 1, cosine_scale)
-        else:
-            self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = class_head(hidden_dim, num_classes, cosine, cosine_scale)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, depth=3)
 
     @classmethod
@@ -116,26 +103,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         node = cfg.MODEL.MASK_FORMER
         if node.DEC_LAYERS < 2:
             raise UserError(f"MODEL.MASK_FORMER.DEC_LAYERS={node.DEC_LAYERS} must be 2 or more")
-        head = cfg.MODEL.SEM_SEG_HEAD
-        if head.COSINE_SCALE < 0 or (head.COSINE_SCALE and not head.USE_LAYERNORM):
-            raise UserError(
-                f"MODEL.SEM_SEG_HEAD.COSINE_SCALE={head.COSINE_SCALE} must be 0 or more, and "
-                f"scales the cosine classifier alone: USE_LAYERNORM is {head.USE_LAYERNORM}"
-            )
         return {
             "in_channels": in_channels,
-            "num_classes": head.NUM_CLASSES,
-            "hidden_dim": node.HIDDEN_DIM,
-            "num_queries": node.NUM_OBJECT_QUERIES,
-            "heads": node.NHEADS,
-            "feedforward": node.DIM_FEEDFORWARD,
             "depth": node.DEC_LAYERS - 1,
-            "dropout": node.DROPOUT,
-            "pre_norm": node.PRE_NORM,
-            "mask_dim": head.MASK_DIM,
-            "enforce_input_project": node.ENFORCE_INPUT_PROJ,
-            "cosine": head.USE_LAYERNORM,
-            "cosine_scale": head.COSINE_SCALE,
+            **decoder_settings(cfg),
         }
 
     def forward(

@@ -59,6 +59,7 @@ class ResultMaker:
                 options.thing_ids,
                 options.object_threshold,
                 options.overlap_threshold,
+                options.whole_segments,
             )
         if options.instance:
             things = options.thing_ids if options.panoptic else None

@@ -3,6 +3,8 @@
 Shapes: N frames (B * T), C channels, S tokens of all levels, L levels; H, W input size.
 """
 
+from typing import ClassVar
+
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from rankseg_m2f.layers.linear import apply_linear
 from rankseg_m2f.layers.ms_deform_attn import MSDeformAttn
 from rankseg_m2f.layers.position import sine_position
 from rankseg_m2f.modeling.query.pixel_decoder.conv import conv_norm, features_read
+from rankseg_m2f.structures.predictions import PixelFeatures
 
 _FFN_CHANNELS = 1024  # fixed in the official code, whatever DIM_FEEDFORWARD says
 _POINTS = 4
@@ -80,6 +83,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
     Runs in float32 whatever autocast says, as in the official code.
     """
+
+    encodes: ClassVar[bool] = True
 
     @configurable
     def __init__(
@@ -150,16 +155,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "common_stride": head.COMMON_STRIDE,
         }
 
-    def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Backbone features to pixel features.
-
-        Args:
-            features: name -> (N, C_i, H/s, W/s).
-
-        Returns:
-            mask features (N, mask_dim, H/4, W/4), and three maps (N, C, H/s, W/s) of strides
-            32, 16, 8.
-        """
+    def forward(self, features: dict[str, Tensor]) -> PixelFeatures:
+        """Backbone features, name -> (N, C_i, H/s, W/s), to pixel features."""
         device = next(iter(features.values())).device
         with torch.autocast(device.type, enabled=False):
             maps = self.transformer(
@@ -173,4 +170,4 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 lateral = self.get_submodule(f"adapter_{i}")(features[name].float())
                 upsampled = F.interpolate(finest, lateral.shape[-2:], mode="bilinear")
                 finest = self.get_submodule(f"layer_{i}")(lateral + upsampled)
-            return self.mask_features(finest), maps[:3]
+            return PixelFeatures(self.mask_features(finest), maps[:3], maps[0])
