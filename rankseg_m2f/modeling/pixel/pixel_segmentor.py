@@ -245,13 +245,14 @@ class PixelSegmentor(Segmentor):
         """See `Segmentor.averaged_frames`; logits at the resolution of the head."""
         ranked = self.ranked(prediction, candidates.ranked, candidates.scaled)
         ids, allowed = candidates.ids, candidates.allowed
-        if not allowed.any():
-            # Nothing may be predicted, and an arg-max needs a map.
-            allowed = torch.arange(len(ids), device=ids.device) == 0
         for maps in ranked.logits.of_all()[first:]:  # (κ, h, w)
+            maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
             # Labels that are not allowed are never upsampled.
-            scores = maps[allowed]
-            yield SelectedScores(ids[allowed], scores.to(torch.promote_types(scores.dtype, torch.float32)))
+            frame = SelectedScores(ids[allowed], maps[allowed])
+            if not len(frame.ids):
+                # Nothing may be predicted, and an arg-max needs a map.
+                frame = SelectedScores(ids[:1], torch.full_like(maps[:1], ABSENT_LOGIT))
+            yield frame
 
     def scores_of_average(self, average: Tensor) -> Tensor:
         """See `Segmentor.scores_of_average`."""

@@ -207,7 +207,8 @@ class SlidingSegmentor(Segmentor):
         first: int = 0,
     ) -> Iterator[SelectedScores | LabelMaps]:
         """See `Segmentor.semantic_frames`; label maps where windows select κ < K labels each."""
-        if self._has_one_selection(candidates, options):
+        all_labels = options.full_sem_seg or len(candidates.ids) == self.num_labels
+        if all_labels or not isinstance(candidates, WindowCandidates):
             for frame in self.averaged_frames(prediction, candidates, sizes, options, first):
                 yield replace(frame, scores=self.model.scores_of_average(frame.scores))
             return
@@ -230,7 +231,8 @@ class SlidingSegmentor(Segmentor):
         height, width = sizes.resized
         for views in self._views(prediction, candidates, options, first):
             ids = views[0].scores.ids
-            if isinstance(candidates, WindowCandidates) or options.full_sem_seg:
+            all_labels = options.full_sem_seg or len(candidates.ids) == self.num_labels
+            if all_labels or isinstance(candidates, WindowCandidates):
                 ids = torch.arange(self.num_labels, device=ids.device)
             fill = self.model.absent_score
             average = _average(views, range(height), range(width), ids, fill)
@@ -256,11 +258,6 @@ class SlidingSegmentor(Segmentor):
     def mask_absent(self, prediction, presence: Tensor):
         """See `Segmentor.mask_absent`."""
         return self.model.mask_absent(prediction, presence)
-
-    def _has_one_selection(self, candidates: CandidateLabels, options: InferenceOptions) -> bool:
-        """Whether all windows have scores of the same labels, or those of all are wanted."""
-        all_labels = options.full_sem_seg or len(candidates.ids) == self.num_labels
-        return all_labels or not isinstance(candidates, WindowCandidates)
 
     def _windows(self, clips: ClipBatch, clip: int) -> list[Window]:
         """The windows of one clip, predicted."""
@@ -343,21 +340,12 @@ def _average(
             slice(c.start - cols.start, c.stop - cols.start),
         )
         count[place] += 1
-        known = torch.isin(view.scores.ids, ids)
-        index = torch.searchsorted(ids, view.scores.ids[known]) if _ascending(ids) else None
-        if index is None:
-            index = (view.scores.ids[known][:, None] == ids).int().argmax(1)
-        part = view.part(r, c)[known]
-        absent = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        absent[index] = False
+        same = view.scores.ids[:, None] == ids  # (κ, U)
         region = total[(slice(None), *place)]
-        region[absent] += fill
-        region[index] += part
+        region[~same.any(0)] += fill
+        wanted = same.any(1)
+        region[same.int().argmax(1)[wanted]] += view.part(r, c)[wanted]
     return total / count
-
-
-def _ascending(ids: Tensor) -> bool:
-    return bool((ids[1:] > ids[:-1]).all())
 
 
 def _common(a: range, b: range) -> range:
