@@ -324,7 +324,7 @@ def bound_of(name: str, case: Case, official: Tensor) -> Tensor:
     if kind in ("backbone", "backbone_cls_emb", "encoder"):
         return torch.tensor(BACKBONE)
     if kind == "slide_logits":
-        return torch.tensor(EDGE if overlaps(case) and "topk_index" in case.outputs else bound)
+        return torch.tensor(EDGE if overlaps(case) and selects(case) else bound)
     if kind == "seg_logits" and "ESSNet" in head:
         # Labels are left out pixel by pixel, so maps are full of edges.
         return torch.where(official < -20, EDGE, bound)
@@ -337,6 +337,11 @@ def overlaps(case: Case) -> bool:
     """Whether sliding windows overlap."""
     crop, stride, _ = case.windows
     return any(step < side for step, side in zip(stride, crop, strict=True))
+
+
+def selects(case: Case) -> bool:
+    """Whether κ is less than K."""
+    return case.outputs.get("topk_index", torch.empty(0)).shape[-1] in range(1, case.meta["num_classes"])
 
 
 @dataclass

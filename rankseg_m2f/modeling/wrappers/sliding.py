@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from rankseg_m2f.errors import UserError
+from rankseg_m2f.errors import UserError, require_one_of
 from rankseg_m2f.modeling.resize_part import resize_part, source_of
 from rankseg_m2f.modeling.results import InferenceOptions
 from rankseg_m2f.modeling.segmentor import Segmentor
@@ -123,7 +123,7 @@ class SlidingSegmentor(Segmentor):
             UserError: values that cannot be.
         """
         nn.Module.__init__(self)
-        _check(model, crop, stride, selection)
+        _check_values(crop, stride, selection)
         self.model = model
         self.crop = tuple(crop)
         self.stride = tuple(stride)
@@ -237,7 +237,7 @@ class SlidingSegmentor(Segmentor):
             fill = self.model.absent_score
             average = _average(views, range(height), range(width), ids, fill)
             rows, cols = map(range, sizes.output)
-            yield SelectedScores(ids, resize_part(average, sizes.resized, rows, cols))
+            yield SelectedScores(ids, resize_part(average, sizes.output, rows, cols))
 
     def network(self, clips: ClipBatch) -> Prediction:
         """Not of a wrapper: see `predict`."""
@@ -377,45 +377,48 @@ def _tiles(length: int) -> list[range]:
     return [range(i, min(i + _TILE, length)) for i in range(0, length, _TILE)]
 
 
-def _check(model: nn.Module, crop: Sequence, stride: Sequence, selection: str) -> None:
-    if not isinstance(model, Segmentor) or "semantic" not in model.gives:
-        raise UserError(
-            "TEST.SLIDING.ENABLED is True, and sliding windows need a model with semantic results: "
-            f"{type(model).__name__} has none; set it False"
-        )
-    check_sliding(crop, stride, selection)
+def check_sliding(cfg: CfgNode, architecture: type) -> None:
+    """Check TEST.SLIDING, before a model is built.
 
-
-def check_sliding(crop: Sequence, stride: Sequence, selection: str) -> None:
-    """
     Raises:
-        UserError: values of TEST.SLIDING that cannot be.
+        UserError: values that cannot be, or a model without semantic results.
     """
+    node, test = cfg.TEST.SLIDING, cfg.MODEL.MASK_FORMER.TEST
+    if not node.ENABLED:
+        return
+    segments = issubclass(architecture, Segmentor) and "semantic" in architecture.gives
+    if not segments or not test.SEMANTIC_ON or test.PANOPTIC_ON or test.INSTANCE_ON:
+        raise UserError(
+            "TEST.SLIDING.ENABLED is True, and sliding windows give semantic results alone: set it "
+            "False, or MODEL.MASK_FORMER.TEST.SEMANTIC_ON True and PANOPTIC_ON and INSTANCE_ON "
+            f"False, with a segmentor ({architecture.__name__} is MODEL.META_ARCHITECTURE)"
+        )
+    _check_values(node.CROP, node.STRIDE, node.SELECTION)
+
+
+def _check_values(crop: Sequence, stride: Sequence, selection: str) -> None:
     for key, value in (("CROP", crop), ("STRIDE", stride)):
         whole = all(isinstance(side, int) and side >= 1 for side in value)
         if len(value) != 2 or not whole:
             raise UserError(
-                f"TEST.SLIDING.{key}={tuple(value)} must be (height, width) in whole pixels, 1 or "
-                "more"
+                f"TEST.SLIDING.{key}={tuple(value)} must be (height, width) in pixels, 1 or more"
             )
     if any(step > side for step, side in zip(stride, crop, strict=True)):
         raise UserError(
             f"TEST.SLIDING.STRIDE={tuple(stride)} must not be larger than CROP={tuple(crop)}: "
             "windows would leave gaps"
         )
-    if selection not in SELECTIONS:
-        raise UserError(
-            f"TEST.SLIDING.SELECTION={selection!r} must be one of {', '.join(SELECTIONS)}"
-        )
+    require_one_of("TEST.SLIDING.SELECTION", selection, SELECTIONS)
 
 
 def with_sliding(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model, seen through the windows of TEST.SLIDING if they are enabled.
+    """The model, seeing through the windows of TEST.SLIDING if they are enabled.
 
     Raises:
-        UserError: see `SlidingSegmentor`.
+        UserError: see `check_sliding`.
     """
     node = cfg.TEST.SLIDING
     if not node.ENABLED:
         return model
+    check_sliding(cfg, type(model))
     return SlidingSegmentor(model, node.CROP, node.STRIDE, node.SELECTION)
