@@ -28,8 +28,8 @@ from torch import Tensor
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "backbones")]
 
 from data.compact_pixel_golden import LARGE, load_weights
-from official_backbones import our_config
 from official_backbones import build as build_backbone
+from official_backbones import our_config
 from pixel_official import build_segmentor, hooked_modules
 
 from rankseg_m2f.modeling.pixel.pixel_segmentor import PixelSegmentor
@@ -341,7 +341,9 @@ def overlaps(case: Case) -> bool:
 
 def selects(case: Case) -> bool:
     """Whether κ is less than K."""
-    return case.outputs.get("topk_index", torch.empty(0)).shape[-1] in range(1, case.meta["num_classes"])
+    return case.outputs.get("topk_index", torch.empty(0)).shape[-1] in range(
+        1, case.meta["num_classes"]
+    )
 
 
 @dataclass

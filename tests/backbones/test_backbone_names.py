@@ -145,7 +145,9 @@ HEADS = {
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
 def test_names_of_heads(prefix):
-    names = HEADS | {"backbone.layers.0.attn.attn.in_proj_weight": "backbone.blocks.0.attn.qkv.weight"}
+    names = HEADS | {
+        "backbone.layers.0.attn.attn.in_proj_weight": "backbone.blocks.0.attn.qkv.weight"
+    }
     state = {prefix + name: torch.ones(1) for name in names}
     assert list(our_names(state)) == list(names.values())
 

@@ -270,7 +270,9 @@ def test_it_compiles(name, backend):
         if model.policy.oracle_train:
             prediction = model.mask_absent(prediction, targets.presence)
         if model.ml_head is not None:
-            tokens = tokens_of_map(F.adaptive_avg_pool2d(features[model.label_feature], model.label_pool or 2))
+            tokens = tokens_of_map(
+                F.adaptive_avg_pool2d(features[model.label_feature], model.label_pool or 2)
+            )
             shared = None if model.ml_head.share is None else model.sem_seg_head.label_embeddings
             prediction = replace(prediction, presence_logits=model.ml_head(tokens, shared))
         ranked = model.policy.train(prediction.presence_logits)

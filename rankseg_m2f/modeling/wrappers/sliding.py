@@ -129,9 +129,7 @@ class SlidingSegmentor(Segmentor):
         self.stride = tuple(stride)
         self.selection = selection
         self.policy = model.policy
-        self.inference_options = replace(
-            model.inference_options, panoptic=False, instance=False
-        )
+        self.inference_options = replace(model.inference_options, panoptic=False, instance=False)
         self.given_scores = model.given_scores
         self.train(model.training)
 
@@ -324,9 +322,7 @@ def spans(length: int, crop: int, stride: int) -> list[range]:
     return [range(start, start + crop) for start in starts]
 
 
-def _average(
-    views: Sequence[View], rows: range, cols: range, ids: Tensor, fill: float
-) -> Tensor:
+def _average(views: Sequence[View], rows: range, cols: range, ids: Tensor, fill: float) -> Tensor:
     """(U, len(rows), len(cols)) averages of the labels `ids`; windows without a label say `fill`."""
     example = views[0].scores.scores
     total = example.new_zeros(len(ids), len(rows), len(cols))
