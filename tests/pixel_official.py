@@ -1,13 +1,11 @@
-"""Official configurations of pixel segmentors as models of ours, and where their values are found.
-
-Only the parts that heads need are made; features of the backbone come from outside.
-"""
+"""Official configurations of pixel segmentors as models of ours, and where their values are found."""
 
 from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
 
+from rankseg_m2f.modeling.backbone.vit import LAST
 from rankseg_m2f.modeling.pixel.heads.deeplab import ASPPHead
 from rankseg_m2f.modeling.pixel.heads.enc import EncHead, EncSegmenterHead
 from rankseg_m2f.modeling.pixel.heads.fcn import FCNHead
@@ -26,6 +24,7 @@ from rankseg_m2f.rankseg.pixel_label_head import PooledConvLabelHead, SeparableL
 from rankseg_m2f.rankseg.policy import RankPolicy
 from rankseg_m2f.rankseg.query2label import Query2LabelHead
 from rankseg_m2f.rankseg.temperature import RankTemperature
+from rankseg_m2f.weights.names.pixel_heads import rename_heads
 
 MAPS = ("res2", "res3", "res4", "res5")
 SEMANTIC = InferenceOptions(True, False, False, 0.0, 0.0, True, 100, 10, set(), False)
@@ -42,11 +41,10 @@ class GivenFeatures(nn.Module):
         return self.features
 
 
-def build_segmentor(config: dict, features: dict[str, Tensor], **changes) -> PixelSegmentor:
+def build_segmentor(config: dict, backbone: nn.Module, **changes) -> PixelSegmentor:
     """Our model of an official configuration (MMSegmentation's, or the original Segmenter's).
 
     Args:
-        features: of the backbone, by name; the last is called res5.
         changes: arguments of `PixelSegmentor` to replace.
     """
     original = "decode_head" not in config
@@ -61,14 +59,15 @@ def build_segmentor(config: dict, features: dict[str, Tensor], **changes) -> Pix
         )
         parts["aux_weight"] = node["loss_decode"]["loss_weight"]
     settings = {
-        "backbone": GivenFeatures(features),
+        "backbone": backbone,
         "label_feature": "res5",
         "loss_mean": "counted" if original else "all",
         "inference_options": SEMANTIC,
         "label_loss_weight": 0.0,
         "pixel_mean": [0.0] * 3,
         "pixel_std": [1.0] * 3,
-        "size_divisibility": 1,
+        # The original Segmenter cuts logits of the padded image; mmseg's are resized to the image.
+        "size_divisibility": 16 if original else 1,
     }
     return PixelSegmentor(**settings | parts | changes)
 
@@ -102,7 +101,7 @@ def _label_criterion(loss: dict | None) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _original_segmenter(config: dict) -> dict:
     labels, width = config["n_cls"], config["d_model"]
-    settings = {"feature": "res5", "in_channels": width, "num_labels": labels}
+    settings = {"feature": LAST, "in_channels": width, "num_labels": labels}
     if config["decoder"]["name"] == "linear":
         return {"policy": plain(labels), "sem_seg_head": LinearSegmenterHead(**settings)}
     # There a head has 64 channels, but the tiny golden one has as many heads as the encoder.
@@ -114,7 +113,7 @@ def _original_segmenter(config: dict) -> dict:
 def _decoder(node: dict) -> dict:
     """Arguments of `MaskTransformer`."""
     return {
-        "feature": "res5",
+        "feature": LAST,
         "in_channels": node["d_encoder"],
         "num_labels": node["n_cls"],
         "width": node["d_model"],
@@ -177,6 +176,7 @@ def _label_head_segmenter(node: dict) -> dict:
     return {
         "sem_seg_head": SegmenterHead(**_decoder(node), ranked=True),
         "ml_head": ml_head,
+        "label_feature": LAST,
         "label_pool": node["downsample"],
         **rank_parts(node["topk_cls"], node["n_cls"], node["loss_img"], node["img_loss_weight"]),
     }
@@ -258,33 +258,16 @@ BUILDERS = {
     "EncHead": _enc,
 }
 
-# Official prefix of a parameter's name -> ours; the first that fits counts.
-PREFIXES = {
-    "decode_head.img_cls_head.": "ml_head.",
-    "decode_head.norm.": "ml_norm.",
-    "auxiliary_head.": "aux_head.",
-    "decode_head.": "sem_seg_head.",
-    "decoder.": "sem_seg_head.",
-}
 
-
-def our_name(official: str, model: PixelSegmentor) -> str:
-    """Our name of a parameter."""
-    if model.ml_norm is not None and official.startswith("decode_head.mask_norm."):
-        return official.replace("decode_head.mask_norm.", "ml_norm.")
-    for theirs, ours in PREFIXES.items():
-        if official.startswith(theirs):
-            return ours + official.removeprefix(theirs)
-    return official
-
-
-def head_weights(weights: dict[str, object], model: PixelSegmentor) -> dict[str, object]:
+def head_weights(weights: dict[str, object]) -> dict[str, object]:
     """Official weights by our names, without those of the backbone."""
-    return {
-        our_name(name, model): value
-        for name, value in weights.items()
+    heads = {
+        # The original Segmenter's.
+        f"decode_head.{name.removeprefix('decoder.')}" if name.startswith("decoder.") else name: x
+        for name, x in weights.items()
         if not name.startswith(("backbone.", "encoder."))
     }
+    return rename_heads(heads)
 
 
 def _output(_input: Tensor, output: Tensor) -> Tensor:

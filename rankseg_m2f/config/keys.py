@@ -102,6 +102,13 @@ def _add_test(cfg: CfgNode) -> None:
     # (ours) VSPW's kind of dataset: predicted label maps are kept, for its official scripts, as
     # OUTPUT_DIR/inference/NAME/predictions/VIDEO/FRAME.png with the ids of the dataset's own maps.
     cfg.TEST.DUMP_PREDICTIONS = False
+    # (ours) Images are seen through windows of CROP (height, width) pixels, STRIDE apart, whose
+    # logits are averaged; without it whole, at the size that INPUT.MIN_SIZE_TEST gives them.
+    cfg.TEST.SLIDING = CfgNode({"ENABLED": False, "CROP": (512, 512), "STRIDE": (512, 512)})
+    # With RankSeg labels are selected for each "window", as the official code does, so that a
+    # label which one of two overlapping windows leaves out rarely wins there; or once for the
+    # "image", by the window that shows a label best.
+    cfg.TEST.SLIDING.SELECTION = "window"
 
 
 def _add_mask_former(cfg: CfgNode) -> None:

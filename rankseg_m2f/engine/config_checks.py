@@ -11,6 +11,7 @@ from rankseg_m2f.data.augmentation import MULTI_LABEL
 from rankseg_m2f.data.check import label_difference
 from rankseg_m2f.errors import UserError, require_one_of
 from rankseg_m2f.modeling.segmentor import Segmentor
+from rankseg_m2f.modeling.wrappers.sliding import check_sliding
 from rankseg_m2f.ops import backends
 
 # Values of metadata's evaluator_type for datasets of videos.
@@ -87,6 +88,7 @@ def check_model(cfg: CfgNode) -> None:
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if issubclass(architecture, Segmentor):
         architecture.check_config(cfg)
+    check_sliding(cfg, architecture)
 
 
 def _check_registered(cfg: CfgNode, key: str, registry: Registry) -> None:

@@ -23,6 +23,7 @@ from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.files import replacing
 from rankseg_m2f.modeling.segmentor import Segmentor
+from rankseg_m2f.modeling.wrappers.sliding import with_sliding
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ def evaluate(
     test = cfg.MODEL.MASK_FORMER.TEST
     bare = model.module if isinstance(model, DistributedDataParallel) else model
     segments = isinstance(bare, Segmentor) and bool(bare.gives)
+    if cfg.TEST.SLIDING.ENABLED:
+        model = bare = with_sliding(cfg, bare)
     if test.WINDOW and segments:
         model = WindowedModel(bare, test.WINDOW, test.WINDOW_OVERLAP)
     results = OrderedDict()

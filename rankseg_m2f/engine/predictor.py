@@ -12,6 +12,7 @@ from rankseg_m2f.data.augmentation import resize_for_test
 from rankseg_m2f.engine.config_checks import check_model
 from rankseg_m2f.engine.windows import WindowedModel
 from rankseg_m2f.errors import UserError
+from rankseg_m2f.modeling.wrappers.sliding import with_sliding
 from rankseg_m2f.rankseg.hints import LabelHints
 from rankseg_m2f.weights.checkpoint import load_model
 from rankseg_m2f.weights.metadata import label_names
@@ -58,7 +59,8 @@ class Predictor:
                 "a model with MODEL.RANKSEG.SCORES ranks labels by scores of a dataset's images: "
                 "it cannot be shown on single images"
             )
-        self.model, _ = load_model(cfg, trust=trust, allow_partial=allow_partial)
+        model, _ = load_model(cfg, trust=trust, allow_partial=allow_partial)
+        self.model = with_sliding(cfg, model)
         self.label_names = label_names(cfg)
         self.hints = LabelHints()
         self.image_format = cfg.INPUT.FORMAT

@@ -17,6 +17,7 @@ from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.error_analysis import ErrorEvaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.modeling.segmentor import Segmentor, given_results
+from rankseg_m2f.modeling.wrappers.sliding import with_sliding
 from rankseg_m2f.rankseg.policy import RankPolicy
 
 BOTH = (False, True)
@@ -162,6 +163,7 @@ def sweep(
         raise UserError(
             "a sweep sees whole clips, not windows: set MODEL.MASK_FORMER.TEST.WINDOW 0"
         )
+    model = with_sliding(cfg, model)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.RANKSEG.USE_GT_EVAL = any(setting.oracle for setting in settings)

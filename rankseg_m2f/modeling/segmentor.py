@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
@@ -36,6 +37,7 @@ class Segmentor(ClipModel, ABC):
 
     Attributes:
         gives: kinds of results of the family, among those of `RESULTS`.
+        absent_score: what `averaged_frames` would give for a label that is not selected.
         ml_head: multi-label head; None: a plain model, a family with a head of its own, or scores
             that come with inputs.
         ml_norm: temperature per rank; None for models that do not select.
@@ -45,6 +47,7 @@ class Segmentor(ClipModel, ABC):
     """
 
     gives: ClassVar[frozenset[str]] = frozenset({"semantic"})
+    absent_score: ClassVar[float] = 0.0
     ml_head: LabelHead | None
     ml_norm: RankTemperature | None
 
@@ -248,6 +251,31 @@ class Segmentor(ClipModel, ABC):
         first: int = 0,
     ) -> Iterator[SelectedScores]:
         """Semantic scores of the frames of one clip from number `first` on, at output size."""
+
+    def averaged_frames(
+        self,
+        prediction: Prediction,
+        candidates: CandidateLabels,
+        sizes: Sizes,
+        options: InferenceOptions,
+        first: int = 0,
+    ) -> Iterator[SelectedScores]:
+        """What sliding windows average, frame by frame: here semantic scores.
+
+        Args:
+            sizes: of one window, whose results are not resized.
+
+        Yields:
+            Scores of the allowed labels, at any resolution: resized to `sizes.padded` and cut to
+            `sizes.resized` they are those of the window's pixels.
+        """
+        for frame in self.semantic_frames(prediction, candidates, sizes, options, first):
+            below, right = (a - b for a, b in zip(sizes.padded, sizes.resized, strict=True))
+            yield replace(frame, scores=F.pad(frame.scores, (0, right, 0, below)))
+
+    def scores_of_average(self, average: Tensor) -> Tensor:
+        """Semantic scores (κ, height, width) of averages of windows, by label."""
+        return average
 
     def tracks(self, encode: Callable[[np.ndarray], dict | None]) -> "Tracks | None":
         """Collects the objects of a video seen in windows; None: none are wanted, or known.

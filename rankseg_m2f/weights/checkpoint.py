@@ -13,9 +13,11 @@ from torch import nn
 from rankseg_m2f.errors import MissingFileError, UserError
 from rankseg_m2f.files import replacing
 from rankseg_m2f.weights.file import read_weights, write_weights
+from rankseg_m2f.weights.fit_positions import fit_positions
 from rankseg_m2f.weights.key_names import our_names
 from rankseg_m2f.weights.load_report import LoadReport, compare
 from rankseg_m2f.weights.metadata import describe_metadata, label_names
+from rankseg_m2f.weights.names import sources
 from rankseg_m2f.weights.plain_state import plain_state
 from rankseg_m2f.weights.swin_windows import fit_windows
 
@@ -29,7 +31,7 @@ _LOCALLY = "download it where there is a network, and give MODEL.WEIGHTS the loc
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, for files nobody vouches for.
 
-    Reads what `read_weights` reads, renames by `key_names`, reports what fitted (`report`, and in
+    Reads what `read_weights` reads, renames by `names` and `key_names`, reports what fitted (`report`, and in
     the log), and writes files that can be read back without trust.
 
     Args:
@@ -38,8 +40,8 @@ class Checkpointer(DetectionCheckpointer):
         trust: run what is in files read, for those that hold more than weights.
         allow_partial: evaluate models that a file does not fill.
         for_evaluation: stop when a file does not fill the model, since results would mean
-            nothing. Else what does not fit is left as initialised, and reported; position biases
-            of Swin are resized to the model's windows.
+            nothing. Else what does not fit is left as initialised, and reported; position tables
+            of ViT and BEiT are resized to the model's images, those of Swin to its windows.
         labels: names of the model's labels; a published file that says others is reported.
         checkpointables: saved and loaded along, as optimizer=optimizer.
 
@@ -87,13 +89,15 @@ class Checkpointer(DetectionCheckpointer):
         path = str(path)
         checkpoint = self._read(path)
         ours = self.model.state_dict()
-        theirs = our_names(checkpoint.pop("model"), ours)
-        resized = None
+        theirs = our_names(sources.our_names(checkpoint.pop("model"), ours), ours)
+        resized = []
         if not self.for_evaluation:
-            theirs, resized = fit_windows(theirs, ours)
+            theirs, positions = fit_positions(theirs, self.model)
+            theirs, windows = fit_windows(theirs, ours)
+            resized = [positions, windows]
         self.report, fitting = compare(path, theirs, ours)
         about, other_labels = describe_metadata(checkpoint.get("metadata"), self.labels)
-        self.report.notes += filter(None, (resized, other_labels))
+        self.report.notes += filter(None, (*resized, other_labels))
         lines = filter(None, (self.report.describe(), about))
         logger.log(logging.INFO if self.report.complete else logging.WARNING, "\n".join(lines))
         if not self.allow_partial:

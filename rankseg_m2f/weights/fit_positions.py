@@ -50,6 +50,8 @@ def _wanted(model: nn.Module) -> dict[str, PositionTable]:
 def _square_grid(tensor: Tensor, table: PositionTable) -> tuple[int, int] | None:
     """The grid of a file's table, if it has another number of rows than wanted and is square."""
     height, width = table.grid
+    if tensor.ndim != (2 if table.resize == "geometric" else 3):
+        return None
     if table.resize == "geometric":
         side, rest = isqrt(max(len(tensor) - CLASS_ROWS, 0)), len(tensor) - CLASS_ROWS
         same = rest == (2 * height - 1) * (2 * width - 1)

@@ -7,13 +7,17 @@ from torch import Tensor
 
 from rankseg_m2f.weights.huggingface import from_huggingface, is_huggingface
 
+# MaskFormer had no pixel decoder of its own: all but the predictor was the head's.
+_OLD_PIXEL_DECODER = (
+    r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)(.+)",
+    r"sem_seg_head.pixel_decoder.\1",
+)
 # (their pattern, our name). Rules whose pattern matches a whole name are applied one after the
 # other, until the model knows the name.
 RENAMES = [
     # DistributedDataParallel and torch.compile wrap the model, in either order.
     (r"(?:module\.|_orig_mod\.)+(.+)", r"\1"),
-    # MaskFormer had no pixel decoder of its own: all but the predictor was the head's.
-    (r"sem_seg_head\.(?!pixel_decoder\.|predictor\.)(.+)", r"sem_seg_head.pixel_decoder.\1"),
+    _OLD_PIXEL_DECODER,
     # The first name of the learnable query features.
     (r"sem_seg_head\.predictor\.static_query\.(.+)", r"sem_seg_head.predictor.query_feat.\1"),
     # torchvision's ResNet: the stem has no module,
@@ -89,8 +93,10 @@ def our_names(state: dict[str, Tensor], known: Collection[str]) -> dict[str, Ten
     if is_huggingface(state):
         state = from_huggingface(state)
     rules = RENAMES
+    if not any(name.startswith("sem_seg_head.pixel_decoder.") for name in known):
+        rules = [rule for rule in rules if rule is not _OLD_PIXEL_DECODER]  # heads of pixels
     if any(re.fullmatch(r"layers\.3\.downsample\..+", name) for name in state):
-        rules = TIMM_SWIN + RENAMES
+        rules = TIMM_SWIN + rules
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         new = _rename(name, rules, known)

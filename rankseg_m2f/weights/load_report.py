@@ -22,7 +22,8 @@ _LARGE = re.compile(r"backbone\..+|sem_seg_head\.pixel_decoder\..+")
 _TRAINING_ONLY = re.compile(r"aux_head\..+")
 # Tensors made for a set of labels.
 _LABEL_HEAD = re.compile(
-    r"sem_seg_head\.predictor\.class_embed\..+|(sem_seg|aux)_head\.classifier\..+"
+    r"sem_seg_head\.predictor\.class_embed\..+|(sem_seg|aux)_head\.conv_seg\..+"
+    r"|sem_seg_head\.(cls_emb|cls_bias_emb|(mask_norm|ml_fc|se_layer|head)\..+)"
     r"|ml_head\..+|ml_norm\..+"
 )
 # Bias that a cosine classifier does not have.

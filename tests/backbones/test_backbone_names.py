@@ -134,17 +134,36 @@ def test_a_backbone_alone_has_the_same_names(name):
     assert to_ours(alone, source).keys() == to_ours(theirs, source).keys()
 
 
-def test_a_head_keeps_its_names():
-    state = {
-        "backbone.layers.0.attn.attn.in_proj_weight": torch.zeros(6, 2),
-        "decode_head.blocks.0.attn.qkv.weight": torch.ones(1),
-        "decode_head.norm.weight": torch.ones(1),
+# Names of a file with any other of its names -> ours.
+HEADS = {
+    "decode_head.blocks.0.attn.qkv.weight": "sem_seg_head.blocks.0.attn.qkv.weight",
+    "decode_head.norm.weight": "ml_norm.weight",
+    "decode_head.mask_norm.weight": "sem_seg_head.mask_norm.weight",
+    "auxiliary_head.convs.0.bn.weight": "aux_head.convs.0.bn.weight",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_names_of_heads(prefix):
+    names = HEADS | {
+        "backbone.layers.0.attn.attn.in_proj_weight": "backbone.blocks.0.attn.qkv.weight"
     }
-    renamed = our_names(state)
-    assert set(renamed) == {
-        "backbone.blocks.0.attn.qkv.weight",
-        "decode_head.blocks.0.attn.qkv.weight",
+    state = {prefix + name: torch.ones(1) for name in names}
+    assert list(our_names(state)) == list(names.values())
+
+
+@pytest.mark.parametrize("scorer", ["ml_fc.W", "img_cls_head.fc.W"])
+def test_segmenters_norm_is_over_ranks_where_labels_are_ranked(scorer):
+    state = dict.fromkeys((f"decode_head.{scorer}", "decode_head.mask_norm.bias"), torch.ones(1))
+    assert "ml_norm.bias" in our_names(state)
+
+
+def test_names_that_a_model_has_are_never_changed():
+    state = {"decode_head.norm.weight": torch.ones(1), "auxiliary_head.b": torch.ones(1)}
+    assert our_names(state, state.keys()) == state
+    assert set(our_names(state, ["decode_head.norm.weight"])) == {
         "decode_head.norm.weight",
+        "aux_head.b",
     }
 
 

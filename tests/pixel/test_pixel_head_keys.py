@@ -147,14 +147,14 @@ def counted(model):
 def test_names_and_shapes_are_the_official_ones(name):
     model = full_size(name)
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-    assert shapes == head_weights(OFFICIAL["keys"][name], model)
+    assert shapes == head_weights(OFFICIAL["keys"][name])
 
 
 def test_names_of_the_original_segmenter():
     (name,) = (name for name in OFFICIAL["keys"] if name.startswith("original"))
     model = full_size("seg_l_mask_16_ade20k")
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-    assert shapes == head_weights(OFFICIAL["keys"][name], model)
+    assert shapes == head_weights(OFFICIAL["keys"][name])
 
 
 @pytest.mark.parametrize("name", OFFICIAL["counts"])

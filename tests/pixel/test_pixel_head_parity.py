@@ -1,4 +1,4 @@
-"""Pixel heads against the official ones: every output, loss and gradient."""
+"""Whole pixel segmentors against the official ones: every output, loss and gradient."""
 
 import shutil
 import subprocess
@@ -10,22 +10,31 @@ from conftest import TESTS
 from pixel_golden import Case, compare
 
 GOLDEN = TESTS / "data" / "golden"
-# Those of MaskFormer, which has queries, are held against ours in test_maskformer.py.
+# MaskFormer, which has queries, is held against ours in test_maskformer.py.
 FOLDERS = [p for p in sorted(GOLDEN.glob("pixel_*")) if "maskformer" not in p.name]
-# Windows need the backbone.
-WITHOUT_BACKBONE = {"slide_logits", "slide_prob"}
+SHARED = TESTS.parents[1] / "shared" / "golden"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_all_outputs_are_the_official_ones(folder):
     rows, missing = compare(Case(folder))
     assert not [row for row in rows if not row.close]
-    assert set(missing) <= WITHOUT_BACKBONE
+    assert not missing
     names = {row.name for row in rows}
     assert names & {"head_logits", "decoder"} and "seg_logits" in names
+    assert names & {"backbone.0", "encoder"}
+    with np.load(folder / "inputs.npz") as inputs:
+        assert ("slide_image" in inputs) == bool(names & {"slide_logits", "slide_prob"})
     if "rankseg" in folder.name or "q2l" in folder.name:
         wanted = {"img_pred", "topk_index", "train_rank_logits", "train.loss_img", "ml_logits"}
         assert wanted <= names and any(name.startswith("grad.ml") for name in names)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", [folder.name for folder in FOLDERS])
+def test_all_of_the_full_golden_data(name):
+    rows, missing = compare(Case(SHARED / name))
+    assert not missing and not [row for row in rows if not row.close]
 
 
 def test_the_folders_are_those_of_the_heads():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import yaml
 from conftest import TESTS
 from detectron2.modeling import build_model
-from pixel_official import build_segmentor
+from pixel_official import GivenFeatures, build_segmentor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rankseg_m2f.config import get_cfg
@@ -50,7 +50,7 @@ MAPS = {
     "encnet_head": {"res4": (64, 8), "res5": (128, 8)},
     "swin": {"res2": (8, 4), "res3": (16, 8), "res4": (32, 16), "res5": (64, 32)},
     "beit": {"res2": (32, 4), "res3": (32, 8), "res4": (32, 16), "res5": (32, 32)},
-    "segmenter": {"res5": (48, 16)},
+    "segmenter": {"last_feat": (48, 16)},
 }
 
 
@@ -84,7 +84,8 @@ def features_of(name, batch, size, seed=0):
 def tiny(name, kappa=None, batch=3, size=(96, 80)):
     """A model, and targets for its features."""
     torch.manual_seed(1)
-    model = build_segmentor(config_of(name, kappa), features_of(name, batch, size)).eval()
+    backbone = GivenFeatures(features_of(name, batch, size))
+    model = build_segmentor(config_of(name, kappa), backbone).eval()
     label_maps = torch.randint(-1, K, (batch, *size), generator=torch.Generator().manual_seed(5))
     # Labels differ from image to image, and so does their number.
     for i, label_map in enumerate(label_maps):
@@ -269,7 +270,9 @@ def test_it_compiles(name, backend):
         if model.policy.oracle_train:
             prediction = model.mask_absent(prediction, targets.presence)
         if model.ml_head is not None:
-            tokens = tokens_of_map(F.adaptive_avg_pool2d(features["res5"], model.label_pool or 2))
+            tokens = tokens_of_map(
+                F.adaptive_avg_pool2d(features[model.label_feature], model.label_pool or 2)
+            )
             shared = None if model.ml_head.share is None else model.sem_seg_head.label_embeddings
             prediction = replace(prediction, presence_logits=model.ml_head(tokens, shared))
         ranked = model.policy.train(prediction.presence_logits)

@@ -62,6 +62,8 @@ from rankseg_m2f.structures.predictions import (
 class PixelSegmentor(Segmentor):
     """Backbone, pixel head, and a multi-label head: labels are gathered, then maps upsampled."""
 
+    absent_score = ABSENT_LOGIT
+
     @configurable
     def __init__(
         self,
@@ -226,18 +228,35 @@ class PixelSegmentor(Segmentor):
         first: int = 0,
     ) -> Iterator[SelectedScores]:
         """See `Segmentor.semantic_frames`; all K labels, in their order, where κ = K or wanted."""
-        ranked = self.ranked(prediction, candidates.ranked, candidates.scaled)
         full = options.full_sem_seg or len(candidates.ids) == self.num_labels
-        ids, allowed = candidates.ids, candidates.allowed
-        for maps in ranked.logits.of_all()[first:]:  # (κ, h, w)
-            # Labels that are not allowed are never upsampled.
-            frame = SelectedScores(ids[allowed], maps[allowed].float())
+        for frame in self.averaged_frames(prediction, candidates, sizes, options, first):
             if full:
                 frame = frame.complete(self.num_labels, ABSENT_LOGIT)
-            elif not len(frame.ids):
-                # Nothing may be predicted, and an arg-max needs a map.
-                frame = SelectedScores(ids[:1], maps[:1].float())
             yield replace(frame, scores=retry_if_cuda_oom(pixel_scores)(frame.scores, sizes))
+
+    def averaged_frames(
+        self,
+        prediction: PixelPrediction,
+        candidates: CandidateLabels,
+        sizes: Sizes,
+        options: InferenceOptions,
+        first: int = 0,
+    ) -> Iterator[SelectedScores]:
+        """See `Segmentor.averaged_frames`; logits at the resolution of the head."""
+        ranked = self.ranked(prediction, candidates.ranked, candidates.scaled)
+        ids, allowed = candidates.ids, candidates.allowed
+        for maps in ranked.logits.of_all()[first:]:  # (κ, h, w)
+            maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+            # Labels that are not allowed are never upsampled.
+            frame = SelectedScores(ids[allowed], maps[allowed])
+            if not len(frame.ids):
+                # Nothing may be predicted, and an arg-max needs a map.
+                frame = SelectedScores(ids[:1], torch.full_like(maps[:1], ABSENT_LOGIT))
+            yield frame
+
+    def scores_of_average(self, average: Tensor) -> Tensor:
+        """See `Segmentor.scores_of_average`."""
+        return average.softmax(0)
 
 
 def pixel_scores(logits: Tensor, sizes: Sizes) -> Tensor:
