@@ -100,7 +100,10 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["rankseg_m2f", "rankseg_m2f.*"]),
-    package_data={"rankseg_m2f.ops": ["csrc/*"], "rankseg_m2f.data": ["categories/*.json"]},
+    package_data={
+        "rankseg_m2f.ops": ["csrc/*"],
+        "rankseg_m2f.data": ["categories/*.json", "datasets/official.yaml"],
+    },
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",

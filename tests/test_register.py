@@ -53,7 +53,7 @@ def test_linked_folders_are_read_and_lead_into_no_loop(tmp_path):
         ("a:", "dataset 'a': a definition maps .* not to None"),
         ("a: [b]", r"dataset 'a': a definition maps .* not to \['b'\]"),
         ("5: {kind: coco_instances}", "dataset 5: "),
-        ("a: {kind: [b]}", r"dataset 'a': kind \['b'\] is none of"),
+        ("a: {kind: [b]}", r"dataset 'a': kind \['b'\] must be one of"),
         ("a: {kind: [b}", "is not valid YAML: .*line 1"),
         ("a: 2020-99-99", "is not valid YAML: month"),
         ("", "must map dataset names"),
