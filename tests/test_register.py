@@ -54,6 +54,34 @@ def test_linked_folders_are_read_and_lead_into_no_loop(tmp_path):
         ("a: [b]", r"dataset 'a': a definition maps .* not to \['b'\]"),
         ("5: {kind: coco_instances}", "dataset 5: "),
         ("a: {kind: [b]}", r"dataset 'a': kind \['b'\] must be one of"),
+        (f"'': {{{FOLDER}, classes: [b]}}", "dataset '': a definition maps"),
+        (f"a: {{{FOLDER}, classes: [b], splits: [x]}}", r"'a': a name with \{split\} in it"),
+        (
+            f"'{{split}}': {{{FOLDER}, classes: [b]}}",
+            "in it goes with splits",
+        ),
+        (f"'{{split}}': {{{FOLDER}, splits: [no]}}", r"splits must be a list .* not \[False\]"),
+        (f"'{{split}}': {{{FOLDER}, splits: {{x: 5}}}}", r"splits must be .* not \{'x': 5\}"),
+        (f"'{{split}}': {{{FOLDER}, splits: x}}", "splits must be a list .* not 'x'"),
+        (f"'{{split}}': {{{FOLDER}, splits: []}}", r"splits must be .* not \{\}"),
+        (f"a: {{{FOLDER}, folder: 5}}", "folder must be a path, not 5"),
+        (f"a: {{{FOLDER}, script: b.py}}", "unexpected .*'script'"),
+        (
+            f"a: {{{FOLDER}, optional: split_file}}",
+            "can do .*, not 'split_file'",
+        ),
+        (f"a: {{{FOLDER}, optional: [image_root]}}", r"can do without .* not \['image_root'\]"),
+        (f"a: {{{FOLDER}, optional: [[b]]}}", r"can do without .* not \[\['b'\]\]"),
+        (
+            "a: {kind: coco_instances, image_root: [b], instances_json: x}",
+            r"image_root must be a path or .*, not \['b'\]",
+        ),
+        ("a: {kind: semantic_folder, image_root: [], label_root: y}", "image_root must be a path"),
+        ("a: {kind: semantic_folder, image_root: [3], label_root: y}", "image_root must be a path"),
+        (
+            "a: {kind: semantic_folder, image_root: {first_of: b}, label_root: y, classes: [b]}",
+            r"image_root must be a path, .* not \{'first_of': 'b'\}",
+        ),
         ("a: {kind: [b}", "is not valid YAML: .*line 1"),
         ("a: 2020-99-99", "is not valid YAML: month"),
         ("", "must map dataset names"),
@@ -155,6 +183,54 @@ def test_an_argument_without_value_is_not_given(tmp_path):
     assert register_definitions([file]) == [name]
     assert MetadataCatalog.get(name).ignore_label == 255
     assert "sem_seg_file_name" not in DatasetCatalog.get(name)[0]
+
+
+def test_one_definition_has_several_splits(tmp_path):
+    """Splits with the release's names, a folder, several and alternative places, optional ones."""
+    name, file = f"mine_{tmp_path.name}", tmp_path / "mine.yaml"
+    definition = {
+        "kind": "semantic_folder",
+        "splits": {"train": "training", "val": "validation"},
+        "folder": "release",
+        "image_root": ["images/{released}", "more/{released}"],
+        "label_root": {"first_of": ["maps_v2/{split}", "maps/{split}", "labels/{split}"]},
+        "split_file": "{split}.txt",
+        "optional": ["split_file"],
+        "classes": ["{sky}", "tree"],
+    }
+    file.write_text(yaml.safe_dump({f"{name}_{{split}}_2024": definition}))
+    for split, released in definition["splits"].items():
+        for folder, ending, stems in (
+            (f"images/{released}", "jpg", [f"{split}1", f"{split}2"]),
+            (f"more/{released}", "jpg", [f"{split}3"]),
+            (f"maps/{split}", "png", [f"{split}{i}" for i in (1, 2, 3)]),
+            (f"labels/{split}", "png", ["unused"]),
+        ):
+            for stem in stems:
+                path = tmp_path / "release" / folder / f"{stem}.{ending}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shape = (4, 4, 3) if ending == "jpg" else (4, 4)
+                Image.fromarray(np.zeros(shape, dtype=np.uint8)).save(path)
+    (tmp_path / "release" / "val.txt").write_text("val3\n")
+    names = [f"{name}_train_2024", f"{name}_val_2024"]
+    assert register_definitions([file]) == register_definitions([file]) == names
+    train, val = map(DatasetCatalog.get, names)
+    assert sorted(r["image_id"] for r in train) == ["train1", "train2", "train3"]
+    assert [r["file_name"] for r in val] == [str(tmp_path / "release/more/validation/val3.jpg")]
+    assert [r["sem_seg_file_name"] for r in val] == [str(tmp_path / "release/maps/val/val3.png")]
+    assert MetadataCatalog.get(names[0]).split_file is None
+    assert MetadataCatalog.get(names[1]).label_names == ["{sky}", "tree"]
+
+
+def test_without_splits_braces_are_text(tmp_path):
+    arguments = made(tmp_path, "semantic_folder")
+    moved = tmp_path / "{split}{released}{0}"
+    Path(arguments["image_root"]).rename(moved)
+    name, file = f"braces_{tmp_path.name}", tmp_path / "mine.yaml"
+    definition = {"kind": "semantic_folder", **arguments, "image_root": moved.name}
+    file.write_text(yaml.safe_dump({name: definition}))
+    assert register_definitions([file]) == [name]
+    assert Path(DatasetCatalog.get(name)[0]["file_name"]).parent == moved
 
 
 def test_the_ignore_label_is_no_label(tmp_path):

@@ -132,7 +132,7 @@ def parse_definition(name: str, entry: dict) -> Definition:
     Raises:
         UserError: names the dataset and the key.
     """
-    if not isinstance(name, str) or not isinstance(entry, dict):
+    if not is_name(name) or not isinstance(entry, dict):
         raise UserError(
             f"dataset {name!r}: a definition maps a name to kind and paths, not to {entry!r}"
         )
@@ -183,7 +183,7 @@ def _splits(name: str, splits: Any) -> Mapping[str, str] | None:
         isinstance(splits, dict) and splits and all(map(is_name, [*splits, *splits.values()]))
     ):
         raise UserError(
-            f"dataset {name!r}: splits must be a list of names, or map names to those of the "
+            f"dataset {name!r}: splits must be a list of names, or map them to those of the "
             f"release, not {splits!r}"
         )
     if ("{split}" in name) != (splits is not None):
@@ -192,17 +192,17 @@ def _splits(name: str, splits: Any) -> Mapping[str, str] | None:
 
 
 def _check_place(name: str, key: str, value: Any, takes_several: bool) -> None:
-    places = value
-    if isinstance(value, dict) and [*value] == ["first_of"]:
-        places, takes_several = value["first_of"], True
-    if isinstance(places, str) or (
-        takes_several
-        and isinstance(places, list)
-        and places
-        and all(isinstance(place, str) for place in places)
-    ):
-        return
-    raise UserError(f"dataset {name!r}: {key} must be a path, not {value!r}")
+    is_choice = isinstance(value, dict) and [*value] == ["first_of"]
+    places = value["first_of"] if is_choice else value
+    if isinstance(places, list) and places and (is_choice or takes_several):
+        sound = all(isinstance(place, str) for place in places)
+    else:
+        sound = isinstance(places, str) and not is_choice
+    if not sound:
+        several = ", a list of paths" if takes_several else ""
+        raise UserError(
+            f"dataset {name!r}: {key} must be a path{several} or {{first_of: paths}}, not {value!r}"
+        )
 
 
 def _place(folder: Path, value: Any, words: Mapping[str, str]) -> str | list[str]:
