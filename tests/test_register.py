@@ -1,6 +1,7 @@
 """Registration refuses what would train on wrong labels, in a sentence that names the file."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import make_video_scenes
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from datasets_made import NAMES, quarters, write_dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from rankseg_m2f.data.check import check_dataset
-from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
+from rankseg_m2f.data.datasets.definitions import (
+    KINDS,
+    parse_definition,
+    register_definitions,
+)
 from rankseg_m2f.files import datasets_root
 
 FOLDER = "kind: semantic_folder, image_root: x, label_root: y"
@@ -220,6 +226,17 @@ def test_one_definition_has_several_splits(tmp_path):
     assert [r["sem_seg_file_name"] for r in val] == [str(tmp_path / "release/maps/val/val3.png")]
     assert MetadataCatalog.get(names[0]).split_file is None
     assert MetadataCatalog.get(names[1]).label_names == ["{sky}", "tree"]
+
+
+def test_definitions_of_the_readme_are_sound():
+    readme = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+    definitions = [
+        parse_definition(name, entry)
+        for block in re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+        for name, entry in yaml.safe_load(block).items()
+    ]
+    assert {definition.kind for definition in definitions} == set(KINDS)
+    assert [x.names for x in definitions if x.splits] == [["my_train", "my_val"]]
 
 
 def test_without_splits_braces_are_text(tmp_path):

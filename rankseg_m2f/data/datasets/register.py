@@ -108,7 +108,7 @@ def register_semantic_folder(
     names.
 
     Args:
-        image_root: the folder of images; from Python there may be several.
+        image_root: the folder of images, or several that are searched together.
         classes: K different names; pixel value i + label_offset means classes[i].
         ignore_label: pixel value of ignored pixels, in the files; so are values below
             `label_offset`, so that 0 may be the one and `label_offset` 1.
@@ -213,7 +213,7 @@ def named_categories(name: str, classes: Sequence[str] | None, table: str | None
 
 
 def _categories(path: str, name: str, table: str | None) -> list[dict]:
-    """Those of a table of ours, else of a json, which then must exist."""
+    """Categories of a table of ours, else of a json, which then must exist."""
     if table is None:
         path = existing_file(path, name)
         return sound_categories(path, read_coco(path, "categories")["categories"])
@@ -227,7 +227,7 @@ def _table(table: str, name: str) -> list[dict]:
 
 
 def stuff_metadata(categories: Sequence[dict]) -> dict:
-    """Metadata of K labels of which none need be countable."""
+    """Metadata of K labels, whether or not they are countable."""
     names = [c["name"] for c in categories]
     ids = {c["id"]: i for i, c in enumerate(categories) if "id" in c}
     return {
