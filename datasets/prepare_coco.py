@@ -105,7 +105,7 @@ def labels_of(
             raise ValueError(f"{path}: a segment lacks {min(lacking)!r}")
         category = segment["category_id"]
         if category not in labels:
-            raise ValueError(f"{path}: category {category} is none of COCO panoptic")
+            raise ValueError(f"{path}: category {category} is not a category of COCO panoptic")
         values[segment["id"]] = labels[category]
     known = np.array(sorted(values))
     place = np.searchsorted(known, ids).clip(max=len(known) - 1)

@@ -89,7 +89,7 @@ def context_table(path: Path) -> np.ndarray:
     for line in read_lines(path):
         number, _, name = line.partition(":")
         if not number.isdecimal():
-            raise ValueError(f"{path}: {line!r} is no line such as '2: aeroplane'")
+            raise ValueError(f"{path}: {line!r} is not a line such as '2: aeroplane'")
         numbers[name.replace(" ", "")] = int(number)
     names = [c["name"] for c in read_categories("pascal_context_59")]
     if missing := [name for name in names if name not in numbers]:

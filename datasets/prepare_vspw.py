@@ -82,7 +82,7 @@ def _resize_mask(mask: Path, path: Path, size: tuple[int, int]) -> None:
         return
     labels = read_label_map(mask)
     if wrong := sorted(set(np.unique(labels).tolist()) - set(VALUES.tolist())):
-        raise ValueError(f"{mask}: id {wrong[0]} is none of VSPW's")
+        raise ValueError(f"{mask}: id {wrong[0]} is not one of VSPW's")
     if path == mask:
         raise ValueError(f"{path}: {labels.shape} pixels, its frame has {size}")
     resized = Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST)

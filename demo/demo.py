@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config_file, args.opts)
     predictor = Predictor(cfg, args.trust_checkpoint, args.allow_partial)
     targets[0].parent.mkdir(parents=True, exist_ok=True)
-    labels = Labels.of(cfg.DATASETS.TEST)
+    labels = Labels.from_datasets(cfg.DATASETS.TEST)
     failed = []
     for file, target in zip(tqdm(files, unit="photo"), targets, strict=True):
         try:

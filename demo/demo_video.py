@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     predictor = VideoPredictor(cfg, args.trust_checkpoint, args.allow_partial)
     unread = set()
     result = predictor(tqdm(frames(args, unread), unit="frame", desc="segment"))
-    labels = Labels.of(cfg.DATASETS.TEST)
+    labels = Labels.from_datasets(cfg.DATASETS.TEST)
     pictures = tqdm(frames(args, unread), unit="frame", desc="draw")
     write_video(target, draw(pictures, result, labels, args.min_score), rate)
     for error in sorted(unread):

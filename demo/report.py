@@ -160,7 +160,7 @@ def plot_curves(run: Run, path: Path) -> None:
 def draw_validation(dataset: str, predictor: Predictor, folder: Path, count: int = 8) -> list[str]:
     """Strips of image, truth, prediction and ranking, spread over the dataset; file names."""
     records = DatasetCatalog.get(dataset)
-    labels = Labels.of([dataset])
+    labels = Labels.from_datasets([dataset])
     picked = np.linspace(0, len(records) - 1, min(count, len(records))).astype(int)
     names = []
     for number, index in enumerate(tqdm(picked, desc="pictures")):

@@ -52,9 +52,11 @@ def run(args: argparse.Namespace) -> None:
     cfg = trained(args.config_file, args.opts)
     minutes = (time.perf_counter() - start) / 60
     folder = Path(cfg.OUTPUT_DIR)
-    train, test = (GroundTruth.of(names[0]) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
+    train, test = (
+        GroundTruth.from_dataset(names[0]) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    )
     baseline = constant_baseline(
-        LabelStatistics.of(train), test, kappa=cfg.MODEL.RANKSEG.TOPK or None
+        LabelStatistics.from_truth(train), test, kappa=cfg.MODEL.RANKSEG.TOPK or None
     )
     shown = os.path.relpath(args.config_file)
     facts = {

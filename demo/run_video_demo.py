@@ -76,9 +76,13 @@ def run(args: argparse.Namespace) -> None:
 
 def constant_prediction(cfg) -> dict[str, dict]:
     """Metrics of the best constant prediction, by the evaluators of the model."""
-    train, test = (GroundTruth.of(names[0]) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
+    train, test = (
+        GroundTruth.from_dataset(names[0]) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    )
     judge = build_evaluator(cfg, test.name, truth=test)
-    return constant_baseline(LabelStatistics.of(train), test, cfg.MODEL.RANKSEG.TOPK or None, judge)
+    return constant_baseline(
+        LabelStatistics.from_truth(train), test, cfg.MODEL.RANKSEG.TOPK or None, judge
+    )
 
 
 def rows(task: str, results: dict, constant: dict) -> Iterator[str]:
@@ -96,7 +100,7 @@ def show(cfg, folder: Path, count: int = 4) -> None:
     """An mp4 of the first validation video, and four frames of each of the first few."""
     predictor = VideoPredictor(cfg)
     name = cfg.DATASETS.TEST[0]
-    labels = Labels.of([name])
+    labels = Labels.from_datasets([name])
     task = Path(cfg.OUTPUT_DIR).name
     strips = []
     for number, record in enumerate(tqdm(DatasetCatalog.get(name)[:count], desc=f"draw {task}")):

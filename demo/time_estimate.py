@@ -59,7 +59,7 @@ def announce(cfgs: Sequence[Config]) -> None:
 
 
 def finished_iterations(cfg: Config) -> int:
-    """Those of the run in OUTPUT_DIR that `run_demo.trained` would go on with."""
+    """Iterations of the run in OUTPUT_DIR that `run_demo.trained` would go on with."""
     folder = Path(cfg.OUTPUT_DIR)
     if not is_run_of(cfg):
         return 0

@@ -41,8 +41,8 @@ class Labels:
         self.colours = own if len(own) >= len(self.names) else []
 
     @classmethod
-    def of(cls, datasets: Sequence[str]) -> "Labels":
-        """Those of the first dataset; numbers and made-up colours where there is none."""
+    def from_datasets(cls, datasets: Sequence[str]) -> "Labels":
+        """Labels of the first dataset; numbers and made-up colours without a dataset."""
         return cls(MetadataCatalog.get(datasets[0]) if datasets else {})
 
     def name(self, label: int) -> str:

@@ -81,7 +81,7 @@ class LabelScores:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def of(self, record: Mapping) -> np.ndarray:
+    def for_record(self, record: Mapping) -> np.ndarray:
         """(K,) float32 scores of a record.
 
         Raises:

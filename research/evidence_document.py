@@ -228,7 +228,7 @@ class Document:
         return self.results[a.partition("/")[0]].comparison(a, b, metric)
 
     def _differences(self, experiment: str, metric: str) -> dict[str, Comparison]:
-        """Those of the experiment's settings to the baseline."""
+        """Differences of the experiment's settings to the baseline."""
         baseline = self.plan.experiments[experiment]["baseline"]
         found = {
             self.plan.names[setting]: self._comparison(setting, baseline, metric)

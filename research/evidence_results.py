@@ -61,12 +61,12 @@ class Plan:
             unknown := {name for *_, names in plan.claims for name in names}
             - plan.judgements.keys()
         ):
-            raise UserError(f"{path}: {min(unknown)} is none of {', '.join(plan.judgements)}")
+            raise UserError(f"{path}: {min(unknown)} must be one of {', '.join(plan.judgements)}")
         named += [
             s for claim in plan.claims for pair in plan.judged(claim).values() for s in pair[:2]
         ]
         if unknown := {*named, *plan.temperatures} - plan.jobs.keys():
-            raise UserError(f"{path}: {min(unknown)} is no setting of any experiment in {files}")
+            raise UserError(f"{path}: {min(unknown)} is not a setting of any experiment in {files}")
         return plan
 
     def judged(self, claim: list) -> dict[str, tuple[str, str, str]]:
@@ -181,7 +181,7 @@ def collect(
     """
     name = folder.resolve().name
     if name not in plan.experiments:
-        raise UserError(f"{folder} is named as none of {', '.join(plan.experiments)}")
+        raise UserError(f"{folder} is not named as one of {', '.join(plan.experiments)}")
     results = Results.read(plan, name)
     before = len(results.runs)
     for setting, jobs in plan.jobs.items():

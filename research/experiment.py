@@ -102,7 +102,7 @@ class Experiment:
         try:
             experiment = cls(**{key: read(content[key], key) for key, read in _READ.items()})
             if unknown := experiment.evaluate.keys() - experiment.settings.keys():
-                raise UserError(f"evaluate.{min(unknown)} is none of the settings")
+                raise UserError(f"evaluate.{min(unknown)} is not one of the settings")
             return experiment
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
@@ -155,7 +155,7 @@ def _name(value: object, key: str) -> str:
 def _file(value: object, key: str) -> Path:
     path = ROOT / str(value)
     if not isinstance(value, str) or not path.is_file():
-        raise UserError(f"{key} {value!r} is no file of the project")
+        raise UserError(f"{key} {value!r} is not a file of the project")
     return path
 
 

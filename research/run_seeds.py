@@ -232,7 +232,7 @@ class Queue:
 
 
 def command(job: Job, device: str) -> list[str]:
-    """The run's command line; --resume starts anew where there is no checkpoint."""
+    """The run's command line; --resume starts anew where no checkpoint at."""
     words = [sys.executable, str(job.script), "--config-file", str(job.config)]
     words += ["--eval-only" if job.weights else "--resume", *job.overrides]
     words += ["SEED", str(job.seed), "OUTPUT_DIR", str(job.folder)]

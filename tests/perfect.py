@@ -21,7 +21,7 @@ def evaluate_perfectly(name: str, output_dir: Path | None = None) -> dict[str, d
     cfg = get_cfg()
     switches = cfg.MODEL.MASK_FORMER.TEST
     switches.SEMANTIC_ON = switches.PANOPTIC_ON = switches.INSTANCE_ON = True
-    evaluator, truth = build_evaluator(cfg, name, output_dir), GroundTruth.of(name)
+    evaluator, truth = build_evaluator(cfg, name, output_dir), GroundTruth.from_dataset(name)
     objects = objects_of(name)
     evaluator.reset()
     for record in DatasetCatalog.get(name):

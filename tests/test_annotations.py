@@ -319,7 +319,7 @@ def test_two_jsons_of_one_dataset_agree_by_name(made):
     content["categories"][0]["name"] = "lorry"
     path.write_text(json.dumps(content))
     (problem,) = check_dataset(name).problems
-    assert "category 1 (lorry) is none of the 4" in problem
+    assert "category 1 (lorry) is not among the 4" in problem
     cfg = get_cfg()
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
     with pytest.raises(UserError, match="lorry"):

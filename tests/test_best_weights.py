@@ -10,8 +10,8 @@ from conftest import ROOT
 from torch import nn
 
 from rankseg_m2f.engine import trainer as trainer_module
-from rankseg_m2f.engine.average import WeightAverage
-from rankseg_m2f.engine.early_stopping import build_best_model
+from rankseg_m2f.engine.best_model import build_best_model
+from rankseg_m2f.engine.ema import WeightAverage
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.trainer import Trainer
 from rankseg_m2f.errors import UserError
@@ -241,7 +241,7 @@ def test_processes_follow_the_first(start, tmp_path, scripted, monkeypatch):
     hook = start(tmp_path, *STOPPING).best_model
     others = {"labels/mAP": 33.0}
     monkeypatch.setattr(
-        "rankseg_m2f.engine.early_stopping.comm.all_gather", lambda mine: [others, mine]
+        "rankseg_m2f.engine.best_model.comm.all_gather", lambda mine: [others, mine]
     )
     monkeypatch.setattr(hook.trainer.checkpointer, "save", lambda *a, **k: None)
     hook.trainer.iter = 0

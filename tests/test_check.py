@@ -231,7 +231,9 @@ def test_the_constant_baseline_judges_videos(scenes, monkeypatch, capsys, kind):
     assert results["labels"]["recall"] == 100
     assert results.keys() == ({"labels", "sem_seg"} if kind == "semantic" else {"labels"})
     if kind == "semantic":
-        train, test = (LabelStatistics.of(GroundTruth.of(name)).pixels for name in names)
+        train, test = (
+            LabelStatistics.from_truth(GroundTruth.from_dataset(name)).pixels for name in names
+        )
         ious = np.zeros(len(test))
         ious[train.argmax()] = test[train.argmax()] / test.sum()
         assert results["sem_seg"]["mIoU"] == pytest.approx(100 * ious[test > 0].mean(), abs=1e-3)

@@ -16,10 +16,10 @@ from rankseg_m2f.evaluation.bootstrap import (
     _tails,
     compare,
 )
-from rankseg_m2f.evaluation.errors import ErrorEvaluator
+from rankseg_m2f.evaluation.error_analysis import ErrorEvaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
-from rankseg_m2f.evaluation.matches import MatchJudge
+from rankseg_m2f.evaluation.matches import MaskApFromMatches
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
@@ -92,7 +92,7 @@ def test_ap_of_a_resample_is_that_of_images_that_are_there_so_often():
     }
     arrays["miss"] = ~arrays["hit"] & (rng.random((predictions, 10)) < 0.8)
     counts = rng.multinomial(images, np.full(images, 1 / images), size=4)
-    found = MatchJudge("toy").resampled(arrays, counts)
+    found = MaskApFromMatches("toy").resampled(arrays, counts)
     for i, count in enumerate(counts):
         places = [np.flatnonzero(arrays["image"] == j) for j in range(images)]
         rows = np.concatenate([np.repeat(p, n) for p, n in zip(places, count, strict=True)])
@@ -101,7 +101,7 @@ def test_ap_of_a_resample_is_that_of_images_that_are_there_so_often():
             **{k: arrays[k][rows] for k in ("image", "category", "score", "hit", "miss")},
             **{k: arrays[k][true] for k in ("true_image", "true_category", "objects")},
         }
-        expected = MatchJudge("toy").summarise({**arrays, **repeated})
+        expected = MaskApFromMatches("toy").summarise({**arrays, **repeated})
         assert expected["AP"] > 5
         assert {k: v[i] for k, v in found.items()} == pytest.approx(expected, rel=1e-12)
 

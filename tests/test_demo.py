@@ -75,7 +75,7 @@ def test_regions_are_coloured_where_they_are():
 
 
 def test_labels_of_no_dataset_are_numbers():
-    assert visualise.Labels.of([]).name(3) == "label 3"
+    assert visualise.Labels.from_datasets([]).name(3) == "label 3"
 
 
 def test_name_tags_leave_one_another_and_the_picture_alone():

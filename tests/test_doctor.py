@@ -199,7 +199,10 @@ def test_the_backend_of_the_environment_is_told(monkeypatch):
     report = doctor.Report()
     doctor._backends(report)
     assert report.lines[-1].split(maxsplit=2)[2] == "torch, on cpu" and not report.problems
-    for name, reason in (("foo", "is none of native"), ("triton", "cannot serve torch.float32")):
+    for name, reason in (
+        ("foo", "must be one of native"),
+        ("triton", "cannot serve torch.float32"),
+    ):
         monkeypatch.setenv("RANKSEG_M2F_MS_DEFORM_ATTN", name)
         report = doctor.Report()
         doctor._backends(report)

@@ -548,6 +548,15 @@ def test_multi_scale_averages_views(tmp_path):
     assert not torch.equal(found, straight)
 
 
+def test_multi_scale_takes_photos_however_thin(tmp_path):
+    cfg = load_config(str(DEMO), [*SMALL, "TEST.AUG.MIN_SIZES", "(48,)", "TEST.AUG.MAX_SIZE", "64"])
+    Image.fromarray(np.full((1, 4000, 3), 99, np.uint8)).save(tmp_path / "line.png")
+    sample = {"file_name": str(tmp_path / "line.png"), "height": 1, "width": 4000}
+    with torch.no_grad():
+        (found,) = MultiScaleModel(cfg, build_model(cfg).eval())([sample])
+    assert found["sem_seg"].shape == (40, 1, 4000)
+
+
 @pytest.mark.parametrize("config", [DEMO, VIDEO], ids=["image", "video"])
 def test_multi_scale_is_for_pictures_and_passes_windows_by(scenes, tmp_path, monkeypatch, config):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))

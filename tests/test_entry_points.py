@@ -11,6 +11,8 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from programs import DEMO, SMALL, VIDEO, folder_dataset, photo
@@ -20,7 +22,9 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.augmentation import crop, large_scale_jitter, resize_and_crop, resize_for_test
 from rankseg_m2f.data.video_augmentation import clip_augmentation
 from rankseg_m2f.engine import main as engine
+from rankseg_m2f.engine.best_model import check_metric
 from rankseg_m2f.engine.config_checks import check_input, check_kinds, check_model
+from rankseg_m2f.engine.evaluate import evaluate, evaluation_sets
 from rankseg_m2f.engine.outputs import check_file, check_folder
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.weights.checkpoint import Checkpointer
@@ -112,7 +116,9 @@ def test_parts_and_numbers_of_models_are_checked(key, value, words):
 
 def test_a_backend_of_the_environment_is_checked(monkeypatch):
     monkeypatch.setenv("RANKSEG_M2F_MS_DEFORM_ATTN", "fast")
-    with pytest.raises(UserError, match=r"RANKSEG_M2F_MS_DEFORM_ATTN: backend 'fast' is none of"):
+    with pytest.raises(
+        UserError, match=r"RANKSEG_M2F_MS_DEFORM_ATTN: backend 'fast' must be one of"
+    ):
         check_model(engine.read_config(DEMO, ["MODEL.DEVICE", "cpu"]))
 
 
@@ -294,3 +300,25 @@ def test_the_demo_writes_one_image_or_a_folder(tmp_path, monkeypatch, capsys):
     (tmp_path / "notes.txt").write_text("x")
     words[-1] = tmp_path / "notes.txt"
     assert "it is a file, not a folder" in ended(monkeypatch, demo, *words)
+
+
+@pytest.mark.parametrize(
+    "config, test", [(DEMO, "scenes_panoptic_val"), (VIDEO, "video_scenes_instance_val")]
+)
+def test_metrics_known_at_the_start_are_those_given_at_the_end(
+    scenes, tmp_path, monkeypatch, config, test
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    words = [*SMALL, "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", f"('{test}',)"]
+    cfg = engine.load_config(config, words)
+    (part,) = evaluation_sets(cfg)
+    given = flatten_results_dict(evaluate(cfg, build_model(cfg), tests=[part]))
+    cfg.defrost()
+    for metric in (name for name in given if "-" not in name.partition("/")[2]):
+        cfg.TEST.EARLY_STOPPING.METRIC = metric
+        check_metric(cfg, {test: part.evaluators})
+    cfg.TEST.EARLY_STOPPING.METRIC = "sem_seg/none"
+    with pytest.raises(UserError, match="METRIC='sem_seg/none' must be one of ") as raised:
+        check_metric(cfg, {test: part.evaluators})
+    known = str(raised.value).partition("must be one of ")[2].split(", ")
+    assert set(known) == {name for name in given if "-" not in name.partition("/")[2]}

@@ -33,7 +33,7 @@ from rankseg_m2f.evaluation.bootstrap import SavedStatistics
 from rankseg_m2f.evaluation.build import EVALUATORS, build_evaluator
 from rankseg_m2f.evaluation.ground_truth import IGNORED, GroundTruth
 from rankseg_m2f.evaluation.instance import InstanceEvaluator
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator, match_segments
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.images import read_panoptic_map
@@ -228,7 +228,7 @@ def test_wrong_label_maps_and_predictions_name_the_file(register, tmp_path):
         evaluator.process([right], [{"sem_seg": torch.zeros(3, 4, 4)}])
     with pytest.raises(ValueError, match=r"1\.jpg: label 3 is predicted"):
         evaluator.process([right], [{"sem_seg": one_hot(maps[0], 4)}])
-    with pytest.raises(ValueError, match="is no image of dataset"):
+    with pytest.raises(ValueError, match="is not in dataset"):
         evaluator.process([{"file_name": "x.jpg"}], [{"sem_seg": torch.zeros(3, 2, 2)}])
     Path(right["sem_seg_file_name"]).write_bytes(b"")
     with pytest.raises(ValueError, match=r"1\.png: empty file"):
@@ -254,7 +254,7 @@ def test_more_labels_than_bytes(register, tmp_path):
 
 
 def test_label_map_of_panoptic_png(coco):
-    truth = GroundTruth.of(coco)
+    truth = GroundTruth.from_dataset(coco)
     for record in DatasetCatalog.get(coco):
         segment_map, segments = truth.segments(record["file_name"])
         label_map = truth.label_map(record["file_name"])
@@ -268,7 +268,7 @@ def test_label_map_of_panoptic_png(coco):
 
 def write_instances(folder: Path, name: str) -> str:
     """The things of a panoptic dataset as COCO instances; the path of the json."""
-    truth = GroundTruth.of(name)
+    truth = GroundTruth.from_dataset(name)
     categories = json.loads((FIXTURE / "truth.json").read_text())["categories"]
     images, annotations = [], []
     for record in DatasetCatalog.get(name):
@@ -326,7 +326,7 @@ def test_mask_ap_is_pycocotools(register, tmp_path, coco):
         register_fixture, "test_backwards", folder=backwards(tmp_path), instances_json=path
     )
     evaluator = InstanceEvaluator(name, tmp_path / "out")
-    truth = GroundTruth.of(name)
+    truth = GroundTruth.from_dataset(name)
     assert min(truth.thing_ids) == 53
     predicted = predictions()
     results = []
@@ -503,8 +503,8 @@ def test_labels_of_instances_have_no_coverage(register, tmp_path, coco):
     name = register(
         register_coco_instances, "test_instances", image_root="photographs", instances_json=path
     )
-    panoptic = GroundTruth.of(coco)
-    truth = GroundTruth.of(name)
+    panoptic = GroundTruth.from_dataset(coco)
+    truth = GroundTruth.from_dataset(name)
     assert truth.num_labels == 80 and not truth.has_maps
     evaluator = MultiLabelEvaluator(name)
     for record in DatasetCatalog.get(name):
@@ -671,7 +671,7 @@ def test_constant_baseline_by_hand(register, tmp_path):
     name = register(register_semantic_folder, "test_constant", classes=list("abc"), **roots)
     records = DatasetCatalog.get(name)
     metadata = MetadataCatalog.get(name)
-    train = LabelStatistics.of(GroundTruth(name, records[:2], metadata))
+    train = LabelStatistics.from_truth(GroundTruth(name, records[:2], metadata))
     results = constant_baseline(train, GroundTruth(name, records[2:], metadata), kappa=1)
     # Label 1 leads in training pixels (5 of 7) and images (2 of 2).
     assert results["sem_seg"]["mIoU"] == pytest.approx(100 * (1 / 4) / 3)
@@ -682,8 +682,8 @@ def test_constant_baseline_by_hand(register, tmp_path):
 
 
 def test_constant_baseline_takes_stuff_for_panoptic(coco):
-    truth = GroundTruth.of(coco)
-    results = constant_baseline(LabelStatistics.of(truth), truth)
+    truth = GroundTruth.from_dataset(coco)
+    results = constant_baseline(LabelStatistics.from_truth(truth), truth)
     assert results["labels"]["recall"] == 100
     assert results["panoptic_seg"]["PQ_th"] == 0
     assert 0 <= results["panoptic_seg"]["PQ"] < 5

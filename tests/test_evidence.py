@@ -176,15 +176,15 @@ def test_runs_of_other_settings_are_refused_by_name(plan, runs, tmp_path):
     path.write_text(before.decode().replace('"seed": 2, "overrides": []', '"seed": 7', 1))
     with pytest.raises(ValueError, match=r"toy\.json: toy/good, seed 7 is not the run"):
         quick(runs / "toy", plan)
-    with pytest.raises(ValueError, match="is named as none of more, toy"):
+    with pytest.raises(ValueError, match="is not named as one of more, toy"):
         quick(tmp_path, plan)
     tables = {**TABLES, "claims": [["x", "y", "toy/good", "toy/gone", ["pixels"]]]}
     (plan.evidence / "tables.yaml").write_text(yaml.safe_dump(tables))
-    with pytest.raises(ValueError, match=r"tables\.yaml: toy/gone is no setting"):
+    with pytest.raises(ValueError, match=r"tables\.yaml: toy/gone is not a setting"):
         Plan.read(plan.evidence, tmp_path)
     tables["claims"] = [["x", "y", "toy/good", "toy/plain", ["pixels", "luck"]]]
     (plan.evidence / "tables.yaml").write_text(yaml.safe_dump(tables))
-    with pytest.raises(ValueError, match=r"tables\.yaml: luck is none of pixels, pixels again"):
+    with pytest.raises(ValueError, match=r"tables\.yaml: luck must be one of pixels, pixels again"):
         Plan.read(plan.evidence, tmp_path)
 
 

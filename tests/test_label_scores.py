@@ -15,7 +15,7 @@ from rankseg_m2f.data.datasets.definitions import KINDS
 from rankseg_m2f.data.mappers import build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
 from rankseg_m2f.engine.windows import WindowedModel
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.label_scores import LabelScores, image_roots, record_key
 
 SCORES = np.float32([[0.9, 0.1, 0.5, 0.2], [0.3, 0.8, 0.0, 1.0]])

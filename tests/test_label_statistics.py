@@ -68,7 +68,7 @@ def test_statistics_of_videos_by_hand():
         for video, labels in frames.items()
     ]
     truth = VideoTruth("toy", records, {"thing_classes": ["a", "b", "c"]})
-    found = tool.LabelStatistics.of(truth)
+    found = tool.LabelStatistics.from_truth(truth)
     assert found.unit == "clip"
     assert found.histogram.tolist() == [1, 1, 1]
     assert found.images.tolist() == [1, 0, 2] and found.pixels.tolist() == [0, 0, 0]

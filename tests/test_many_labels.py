@@ -14,7 +14,7 @@ from rankseg_m2f.data.datasets.register import register_semantic_folder
 from rankseg_m2f.data.mappers import build_mapper
 from rankseg_m2f.data.targets import SegmentMap
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 
@@ -79,7 +79,7 @@ def test_label_maps_of_crops_hold_what_does_not_fit_a_byte():
 
 def test_evaluators_count_every_label_in_little_memory(many):
     num_labels, name = many
-    truth = GroundTruth.of(name)
+    truth = GroundTruth.from_dataset(name)
     (record,) = DatasetCatalog.get(name)
     output = perfect_image(record, truth, {})
     results = {}

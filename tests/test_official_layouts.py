@@ -254,7 +254,7 @@ def test_categories_of_another_dataset_are_refused(everything, tmp_path):
     content = json.loads(path.read_text())
     content["categories"] = [{"id": 8, "name": "Dog "}, {"id": 99, "name": "unicorn"}]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"category 99 \(unicorn\) is none of the 40"):
+    with pytest.raises(ValueError, match=r"category 99 \(unicorn\) is not among the 40"):
         load_records(["ytvis_2019_val"])
     # Another spelling is no other category.
     content.update(categories=content["categories"][:1], annotations=[])

@@ -381,7 +381,7 @@ def test_it_trains_and_is_evaluated(scenes, tmp_path, monkeypatch):
     assert twice["sem_seg"]["mIoU"] == results["sem_seg"]["mIoU"] and "sem_seg_TTA" in twice
     settings, _ = grid(model, [2, 20])
     found = sweep(cfg, model, cfg.DATASETS.TEST[0], settings)
-    own = found[Setting.of(model)]
+    own = found[Setting.from_model(model)]
     assert own["sem_seg"]["mIoU"] == results["sem_seg"]["mIoU"] and len(found) > 8
     # An evaluation does without the auxiliary head, and without nothing else.
     state = torch.load(weights[1], weights_only=True)["model"]

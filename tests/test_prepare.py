@@ -279,7 +279,7 @@ def test_a_downloaded_vspw_480p_is_checked_in_place(prepared, tmp_path):
     assert contents(tmp_path) == before
     mask = tmp_path / "VSPW_480p/data/3_c/mask/00000001.png"
     raw_trees.save(mask, stripes(0, 200, height=480, width=740))
-    with pytest.raises(ValueError, match=r"3_c/mask/00000001.png: id 200 is none of VSPW's"):
+    with pytest.raises(ValueError, match=r"3_c/mask/00000001.png: id 200 is not one of VSPW's"):
         prepare("vspw", tmp_path)
 
 
@@ -390,7 +390,7 @@ def test_coco_segments_that_do_not_fit_the_json_are_named(tmp_path):
     raw_trees.write(
         path, json.loads(path.read_text().replace('"category_id": 200', '"category_id": 12'))
     )
-    with pytest.raises(ValueError, match="category 12 is none of COCO panoptic"):
+    with pytest.raises(ValueError, match="category 12 is not a category of COCO panoptic"):
         prepare("coco", tmp_path)
 
 
@@ -424,7 +424,7 @@ def test_labels_txt_must_list_the_59(tmp_path):
     with pytest.raises(ValueError, match=r"labels.txt does not list aeroplane"):
         prepare("pascal_context", tmp_path)
     raw_trees.write(base / "labels.txt", ["aeroplane"])
-    with pytest.raises(ValueError, match=r"labels.txt: 'aeroplane' is no line such as"):
+    with pytest.raises(ValueError, match=r"labels.txt: 'aeroplane' is not a line such as"):
         prepare("pascal_context", tmp_path)
 
 
@@ -577,7 +577,7 @@ def test_lookup_and_translate():
     assert table.tolist() == [255, -1, 7]
     assert translate(np.array([[2, 0]]), table, Path("x.png")).tolist() == [[7, 255]]
     for bad in (1, 3, -1):
-        with pytest.raises(ValueError, match=f"x.png: id {bad} is none"):
+        with pytest.raises(ValueError, match=f"x.png: id {bad} is not one"):
             translate(np.array([[0, bad]]), table, Path("x.png"))
 
 

@@ -163,7 +163,7 @@ def test_the_tool_takes_the_config_beside_the_checkpoint(
     with pytest.raises(SystemExit, match=r"there is no .*config\.yaml: .* --config-file"):
         publish_checkpoint.main()
     trained.unlink()
-    with pytest.raises(SystemExit, match=r"there is no checkpoint .*model_final\.pth$"):
+    with pytest.raises(SystemExit, match=r"no checkpoint at .*model_final\.pth$"):
         publish_checkpoint.main()
 
 

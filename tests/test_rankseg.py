@@ -128,7 +128,7 @@ def test_plain_temperatures():
 def test_temperature_refuses_what_it_does_not_fit():
     with pytest.raises(ValueError, match="4 ranks met logits with 3"):
         RankTemperature(4)(torch.randn(2, 3))
-    with pytest.raises(ValueError, match="none of layernorm, rank, shared"):
+    with pytest.raises(ValueError, match="one of layernorm, rank, shared"):
         RankTemperature(4, "hot")
 
 
@@ -193,7 +193,7 @@ def test_every_form_of_head(form, shared, batch):
 
 
 def test_an_unknown_head_is_named():
-    with pytest.raises(ValueError, match="HEAD='guess' is none of encoder, decoder, pooled"):
+    with pytest.raises(ValueError, match="HEAD='guess' must be one of encoder, decoder, pooled"):
         build_label_head("guess", K, 24)
 
 

@@ -61,15 +61,15 @@ def test_linked_folders_are_read_and_lead_into_no_loop(tmp_path):
         ("5: {kind: coco_instances}", "dataset 5: "),
         ("a: {kind: [b]}", r"dataset 'a': kind \['b'\] must be one of"),
         (f"'': {{{FOLDER}, classes: [b]}}", "dataset '': a definition maps"),
-        (f"a: {{{FOLDER}, classes: [b], splits: [x]}}", r"'a': a name with \{split\} in it"),
+        (f"a: {{{FOLDER}, classes: [b], splits: [x]}}", r"'a': splits need \{split\} in the name"),
         (
             f"'{{split}}': {{{FOLDER}, classes: [b]}}",
-            "in it goes with splits",
+            "in the name needs splits",
         ),
         (f"'{{split}}': {{{FOLDER}, splits: [no]}}", r"splits must be a list .* not \[False\]"),
         (f"'{{split}}': {{{FOLDER}, splits: {{x: 5}}}}", r"splits must be .* not \{'x': 5\}"),
         (f"'{{split}}': {{{FOLDER}, splits: x}}", "splits must be a list .* not 'x'"),
-        (f"'{{split}}': {{{FOLDER}, splits: []}}", r"splits must be .* not \{\}"),
+        (f"'{{split}}': {{{FOLDER}, splits: []}}", r"splits must be .* not \[\]"),
         (f"a: {{{FOLDER}, folder: 5}}", "folder must be a path, not 5"),
         (f"a: {{{FOLDER}, script: b.py}}", "unexpected .*'script'"),
         (

@@ -193,7 +193,7 @@ def test_results_of_other_settings_are_not_taken_for_these(write):
         ({"settings": {"a": ["SOLVER.MAX_ITER"]}}, "settings.a must be a list of KEY, value"),
         ({"settings": {"a": "table9"}}, "settings.a: configs/ablations.json has no row 'table9'"),
         ({"evaluate": ["a"]}, "evaluate must be a table of setting"),
-        ({"evaluate": {"gone": {"a": []}}}, "evaluate.gone is none of the settings"),
+        ({"evaluate": {"gone": {"a": []}}}, "evaluate.gone is not one of the settings"),
         ({"evaluate": {"few": {"a/b": []}}}, "evaluate.few 'a/b' must be letters"),
         ({"evaluate": {"few": {"a": ["NO", 1]}}}, "setting 'few/a': unknown config key"),
         ({"common": ["SEED", 3]}, "common sets SEED, which the runner sets"),

@@ -17,7 +17,7 @@ from test_engine import DEMO, SMALL, VIDEO
 from rankseg_m2f.engine.evaluate import evaluate
 from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.sweep import Setting, grid, sweep
-from rankseg_m2f.evaluation.errors import OUTCOMES, ErrorEvaluator, pixel_outcomes
+from rankseg_m2f.evaluation.error_analysis import OUTCOMES, ErrorEvaluator, pixel_outcomes
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.weights.metadata import label_names
 
@@ -124,8 +124,8 @@ def test_the_own_setting_is_what_an_evaluation_gives(scenes, tmp_path, monkeypat
     expected = evaluate(cfg, model)
     settings, _ = grid(model, [3, 20])
     found = sweep(cfg, model, name, settings, tmp_path / "sweep")
-    own = found[Setting.of(model)]
-    assert next(iter(found)) == Setting.of(model)
+    own = found[Setting.from_model(model)]
+    assert next(iter(found)) == Setting.from_model(model)
     for task, metrics in expected.items():
         assert own[task].keys() == metrics.keys()
         for key, value in metrics.items():
@@ -206,7 +206,7 @@ def test_windows_are_refused(scenes, tmp_path, monkeypatch):
         scenes, tmp_path, monkeypatch, VIDEO, "MODEL.MASK_FORMER.TEST.WINDOW", "3"
     )
     with pytest.raises(ValueError, match=r"TEST\.WINDOW 0"):
-        sweep(cfg, model, cfg.DATASETS.TEST[0], [Setting.of(model)])
+        sweep(cfg, model, cfg.DATASETS.TEST[0], [Setting.from_model(model)])
 
 
 def test_the_tool_writes_table_and_figure(scenes, tmp_path, monkeypatch, capsys, caplog):

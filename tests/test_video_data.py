@@ -363,7 +363,7 @@ def test_rotation_leaves_new_corners_unlabelled(tmp_path):
 def test_unknown_option_is_named(tmp_path):
     cfg = config(ytvis(tmp_path))
     cfg.INPUT.AUGMENTATIONS = ["sepia"]
-    with pytest.raises(ValueError, match="'sepia' is none of brightness"):
+    with pytest.raises(ValueError, match="'sepia' must be one of brightness"):
         build_video_mapper(cfg, is_train=True)
 
 

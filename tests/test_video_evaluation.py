@@ -20,7 +20,7 @@ from rankseg_m2f.config import get_cfg
 from rankseg_m2f.evaluation.bootstrap import SavedStatistics
 from rankseg_m2f.evaluation.build import build_evaluator
 from rankseg_m2f.evaluation.ground_truth import IGNORED, GroundTruth, VideoTruth
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator, consistency, pack, unpack
 from rankseg_m2f.evaluation.ytvis import (
     METRICS,
@@ -499,7 +499,7 @@ def test_videos_of_one_frame_and_unknown_pixels(register, tmp_path):
     assert results["pACC"] == pytest.approx(200 / 3)
     assert results["mIoU"] == pytest.approx(100 * (1 + 1 / 2 + 0) / 3)
     assert math.isnan(results["VC8"]) and math.isnan(results["VC16"])
-    (label_map,) = VideoTruth.of(name).label_maps("one/000000")
+    (label_map,) = VideoTruth.from_dataset(name).label_maps("one/000000")
     assert label_map.tolist() == [[0, 1, IGNORED, IGNORED, IGNORED, 2]]
 
 
@@ -507,7 +507,7 @@ def test_nothing_given_is_changed(register, tmp_path):
     maps = {"a": np.array([[[1, 255]], [[0, 2]]], dtype=np.uint8)}
     records = clips(write_maps(tmp_path, maps), 20)
     name = vspw(register, "test_kept", records)
-    truth = VideoTruth.of(name)
+    truth = VideoTruth.from_dataset(name)
     before = truth.maps("a/000000").copy()
     scores = torch.rand(124, 2, 1, 2)
     kept = scores.clone()
@@ -532,7 +532,7 @@ def test_wrong_clips_name_the_file(register, tmp_path):
         evaluator.process(records[:1], [{"sem_seg": torch.zeros(124, 3, 3, 4)}])
     with pytest.raises(ValueError, match=r"a/000\.jpg: label 124 is predicted"):
         evaluator.process(records[:1], [{"sem_seg": one_hot(np.full((2, 3, 4), 124), 125)}])
-    with pytest.raises(ValueError, match=r"b/000007 is no clip of dataset 'test_wrong_clips'"):
+    with pytest.raises(ValueError, match=r"b/000007 is not in dataset 'test_wrong_clips'"):
         evaluator.process([{**records[1], "clip": 7}], [{"sem_seg": torch.zeros(124, 2, 2, 2)}])
     with pytest.raises(ValueError, match="give output_dir"):
         VideoSemanticEvaluator(name, dump=True)
@@ -619,7 +619,7 @@ def test_labels_of_clips_by_hand(register, tmp_path):
 def test_labels_of_tracks_by_hand(register, tmp_path):
     truth = content([track([0], [], id=1), track([], [3], category=9, id=2)])
     name = vis(register, tmp_path, truth)
-    assert not GroundTruth.of(name).has_maps
+    assert not GroundTruth.from_dataset(name).has_maps
     evaluator = MultiLabelEvaluator(name)
     evaluator.process(
         DatasetCatalog.get(name), [label_output([0.9, 0.1], 1), label_output([0.2, 0.4], 1)]

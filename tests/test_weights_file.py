@@ -193,7 +193,9 @@ def test_averages_beside_a_bare_table_are_left(tmp_path):
 def test_a_table_that_wraps_itself_is_refused(tmp_path):
     endless = {"epoch": 1}
     endless["model"] = endless
-    with pytest.raises(ValueError, match=r"w\.pth .*'epoch'|w\.pth .*'model', which is no tensor"):
+    with pytest.raises(
+        ValueError, match=r"w\.pth .*'epoch'|w\.pth .*'model', which is not a tensor"
+    ):
         read_weights(save_pth(tmp_path / "w.pth", endless))
 
 
@@ -220,8 +222,8 @@ def test_weights_in_parts(tmp_path):
         ({"x": "../a.safetensors"}, "names files of other folders"),
         ({"x": ".."}, "names files of other folders"),
         ({"x": INDEX}, "no known format"),
-        ({"x": 3}, "is no index of weight files"),
-        (None, "is no index of weight files"),
+        ({"x": 3}, "is not an index of weight files"),
+        (None, "is not an index of weight files"),
     ],
 )
 def test_odd_indices_say_so(tmp_path, files, message):
@@ -297,7 +299,7 @@ def broken_files(folder):
         "script.pt": (script.getvalue(), "TorchScript"),
         "list.pkl": (pickle.dumps([1, 2]), "holds a list"),
         "nothing.pkl": (pickle.dumps({"a": 1}), "holds no weights"),
-        "text.pkl": (pickle.dumps({"model": {"a": "b"}}), "'a', which is no tensor"),
+        "text.pkl": (pickle.dumps({"model": {"a": "b"}}), "'a', which is not a tensor"),
         "codec.pkl": (
             b"\x80\x02}U\x01wc_codecs\nencode\nU\x01xU\x03bz2\x86Rs.",
             f"encoding 'bz2'.*{again}",

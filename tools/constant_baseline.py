@@ -30,7 +30,7 @@ from rankseg_m2f.engine.main import register_datasets
 from rankseg_m2f.engine.outputs import check_file
 from rankseg_m2f.errors import UserError, add_debug_flag, one_line_errors
 from rankseg_m2f.evaluation.ground_truth import GroundTruth, VideoTruth
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
@@ -187,10 +187,10 @@ def score(arguments: argparse.Namespace) -> tuple[dict[str, dict[str, float]], l
     cfg.DATASETS.DEFINITIONS = [*cfg.DATASETS.DEFINITIONS, *arguments.definitions]
     register_datasets(cfg)
     names = arguments.train, arguments.test
-    train, test = (GroundTruth.of(name, load_records([name])) for name in names)
+    train, test = (GroundTruth.from_dataset(name, load_records([name])) for name in names)
     # Both results ask for them, and reading maps is what takes the time.
     test.labels = cache(test.labels)
-    counted = LabelStatistics.of(train, progress=tqdm)
+    counted = LabelStatistics.from_truth(train, progress=tqdm)
     kappa = arguments.kappa or cfg.MODEL.RANKSEG.TOPK or None
     results = constant_baseline(counted, test, kappa)
     return results, recall_by_kappa(counted, test, arguments.kappas or [])

@@ -47,7 +47,9 @@ class LabelStatistics:
     pixels: np.ndarray
 
     @classmethod
-    def of(cls, truth: GroundTruth, jobs: int = 8, progress: Callable = iter) -> "LabelStatistics":
+    def from_truth(
+        cls, truth: GroundTruth, jobs: int = 8, progress: Callable = iter
+    ) -> "LabelStatistics":
         """From annotations.
 
         Args:
@@ -213,8 +215,8 @@ def main(argv: list[str] | None = None) -> None:
         check_folder(arguments.output, "--output")
         register_datasets(cfg)
         for name in arguments.names:
-            truth = GroundTruth.of(name, load_records([name]))
-            found = LabelStatistics.of(truth, progress=tqdm)
+            truth = GroundTruth.from_dataset(name, load_records([name]))
+            found = LabelStatistics.from_truth(truth, progress=tqdm)
             content = found.as_dict(arguments.most)
             with replacing(arguments.output / f"{name}.json") as path:
                 path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ _FORMS = {
 
 @dataclass
 class Temperatures:
-    """Those of one model.
+    """Temperatures of one model.
 
     Attributes:
         form: value of MODEL.RANKSEG.TEMPERATURE.

@@ -52,7 +52,7 @@ def read_metrics(path: Path) -> dict:
 def beside(checkpoint: str) -> str:
     """The config.yaml that training left beside a checkpoint."""
     if "://" not in checkpoint and not Path(checkpoint).exists():
-        raise MissingFileError(f"there is no checkpoint {checkpoint}")
+        raise MissingFileError(f"no checkpoint at {checkpoint}")
     path = Path(checkpoint).with_name("config.yaml")
     if not path.is_file():
         raise MissingFileError(f"there is no {path}: name the config with --config-file")

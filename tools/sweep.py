@@ -26,7 +26,7 @@ from rankseg_m2f.engine.main import load_config
 from rankseg_m2f.engine.outputs import check_folder
 from rankseg_m2f.engine.sweep import BOTH, Setting, grid, sweep
 from rankseg_m2f.errors import add_debug_flag, one_line_errors
-from rankseg_m2f.evaluation.errors import OUTCOMES
+from rankseg_m2f.evaluation.error_analysis import OUTCOMES
 from rankseg_m2f.files import replacing
 from rankseg_m2f.weights.checkpoint import load_model
 

@@ -55,7 +55,7 @@ def translate(ids: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
         bad = int(ids[labels == UNKNOWN][0])
     else:
         bad = low if low < 0 else high
-    raise ValueError(f"{path}: id {bad} is none of this dataset's")
+    raise ValueError(f"{path}: id {bad} is not one of this dataset's")
 
 
 def convert_maps(

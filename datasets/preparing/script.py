@@ -88,7 +88,7 @@ def _folder(text: str) -> Path:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
     return int(text)
 
 
@@ -147,7 +147,7 @@ def paired(
     if alone := [str(pictures[name]) for name in pictures if name not in labels]:
         raise FileNotFoundError(f"{folder} has no annotations of {some(alone)}")
     if alone := [str(labels[name]) for name in labels if name not in pictures]:
-        raise FileNotFoundError(f"there are no images of {some(alone)}")
+        raise FileNotFoundError(f"no images of {some(alone)}")
     return [(pictures[name], labels[name]) for name in pictures]
 
 

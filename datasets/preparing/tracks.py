@@ -7,8 +7,8 @@ from pathlib import Path
 from preparing.maps import picture_size
 from preparing.processes import in_processes
 from preparing.script import check_count, inside, link, need
-from rankseg_m2f.annotations.categories import contiguous_labels, sound_categories
 from rankseg_m2f.annotations.coco import read_coco
+from rankseg_m2f.annotations.coco_categories import contiguous_labels, sound_categories
 from rankseg_m2f.data.categories import read_categories
 
 # Where downloads have the json of a split.

@@ -12,7 +12,6 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from rankseg_m2f.annotations.categories import contiguous_labels, namesakes, sound_categories
 from rankseg_m2f.annotations.coco import (
     IMAGES,
     Kind,
@@ -24,6 +23,7 @@ from rankseg_m2f.annotations.coco import (
     report_unlisted,
     resolve_sizes,
 )
+from rankseg_m2f.annotations.coco_categories import contiguous_labels, namesakes, sound_categories
 from rankseg_m2f.annotations.fields import as_flag, as_number, shown
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import missing_files

@@ -99,7 +99,7 @@ def clipped(corners: np.ndarray, low: tuple[float, float], high: tuple[float, fl
 
 
 def _doubtful(kept: list, sizes: Sequence[tuple[int, int]], lists: list[int]) -> list[int]:
-    """Those of the outlines at `lists` that are not simply sound polygons; all at once, fast."""
+    """Indices of the outlines at `lists` that are not simply sound polygons; all at once, fast."""
     odd = [i for i in lists if not kept[i] or {*map(type, kept[i])} != {list}]
     if odd:
         strange = set(odd)

@@ -145,7 +145,7 @@ class ClipReader:
         """
         if self.label_scores is None:
             return {}
-        return {"label_scores": torch.from_numpy(self.label_scores.of(record))}
+        return {"label_scores": torch.from_numpy(self.label_scores.for_record(record))}
 
     def _truth(self, record: dict, image: np.ndarray) -> SegmentMap | ObjectList | LabelList | None:
         if self.read_truth is None:
@@ -230,7 +230,7 @@ def build_mapper(cfg: CfgNode, is_train: bool, dataset: str | None = None) -> Im
         return ImageMapper(**label_settings(cfg), **settings)
     if name not in MAPPERS:
         known = ", ".join((*MAPPERS, MULTI_LABEL))
-        raise UserError(f"INPUT.DATASET_MAPPER_NAME={name!r} is none of {known}")
+        raise UserError(f"INPUT.DATASET_MAPPER_NAME={name!r} must be one of {known}")
     read_truth, jitter, keeps_unseen = MAPPERS[name]
     augmentations = (
         large_scale_jitter(cfg)

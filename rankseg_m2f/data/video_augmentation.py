@@ -31,7 +31,7 @@ def clip_augmentation(
     node = cfg.INPUT
     unknown = sorted(set(node.AUGMENTATIONS) - set(OPTIONS))
     if unknown:
-        raise UserError(f"INPUT.AUGMENTATIONS: {unknown[0]!r} is none of {', '.join(OPTIONS)}")
+        raise UserError(f"INPUT.AUGMENTATIONS: {unknown[0]!r} must be one of {', '.join(OPTIONS)}")
     sampling = node.MIN_SIZE_TRAIN_SAMPLING.removesuffix("_by_clip")
     return [
         *crop(cfg, ignore_label, constrain_area),

@@ -76,7 +76,7 @@ def evaluation_sets(
 
 
 def _multi_scale_evaluator(name: str, folder: Path) -> SemanticEvaluator | None:
-    truth = GroundTruth.of(name)
+    truth = GroundTruth.from_dataset(name)
     if isinstance(truth, VideoTruth) or not truth.has_maps:
         return None
     return SemanticEvaluator(name, str(folder / "multi_scale"), truth)

@@ -1,14 +1,14 @@
 """Multi-scale and flip inference (TEST.AUG), for semantic results."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import DatasetMapperTTA
-from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 
+from rankseg_m2f.data.augmentation import ResizeShortestEdge
 from rankseg_m2f.images import read_image
 from rankseg_m2f.modeling.segmentor import Segmentor
 
@@ -28,7 +28,9 @@ class MultiScaleModel(nn.Module):
             full_sem_seg=True,
         )
         self.image_format = cfg.INPUT.FORMAT
-        self.views = DatasetMapperTTA(cfg)
+        views = cfg.TEST.AUG
+        self.resizes = [ResizeShortestEdge(size, views.MAX_SIZE) for size in views.MIN_SIZES]
+        self.mirrored = (False, True) if views.FLIP else (False,)
         # The shared layers are left in this mode after evaluation.
         self.train(model.training)
 
@@ -41,18 +43,23 @@ class MultiScaleModel(nn.Module):
         return [{"sem_seg": self._scores(x)} for x in batched_inputs]
 
     def _scores(self, sample: dict) -> Tensor:
-        image = read_image(sample["file_name"], self.image_format)
-        whole = dict(sample, image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
-        views = self.views(whole)
         total = None
-        for view in views:
-            mirrored = any(isinstance(t, HFlipTransform) for t in view.pop("transforms").transforms)
-            scores = self._view_scores(view)
-            scores = scores.flip(2) if mirrored else scores
+        for pixels, mirrored in self._views(sample["file_name"]):
+            scores = self._view_scores({**sample, "image": pixels})
+            scores = scores.flip(2) if mirrored else scores  # (K, height, width)
             # Scores of a view too large for the GPU come back on the CPU.
             total = scores if total is None else total.add_(scores.to(total.device))
             del scores
-        return total.div_(len(views))
+        return total.div_(len(self.resizes) * len(self.mirrored))
+
+    def _views(self, path: str) -> Iterator[tuple[Tensor, bool]]:
+        """The file's image in each size, (3, h, w) uint8, and whether it is mirrored."""
+        image = read_image(path, self.image_format)
+        for resize in self.resizes:
+            resized = resize.get_transform(image).apply_image(image)  # (h, w, 3)
+            for mirrored in self.mirrored:
+                view = resized[:, ::-1] if mirrored else resized
+                yield torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))), mirrored
 
     def _view_scores(self, view: dict) -> Tensor:
         clips = self.model.clips([view])

@@ -47,7 +47,7 @@ RULES = (
     Rule(r"^ml_head\.", multiplier="MLHEAD_MULTIPLIER"),
     Rule(r"relative_position_bias_table$|absolute_pos_embed$", decay=0.0),
     Rule(modules=_NORMS, decay="WEIGHT_DECAY_NORM"),
-    # The temperature is no nn.LayerNorm here, but is what LayerNorm weights are in official code;
+    # Here the temperature is not an nn.LayerNorm; in the official code it is its weight;
     # the scale of cosines is its control.
     Rule(r"^ml_norm\.|\.class_embed\.scale$", decay="WEIGHT_DECAY_NORM"),
     Rule(modules=(nn.Embedding,), decay="WEIGHT_DECAY_EMBED"),
@@ -90,7 +90,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             groups, node.BASE_LR, momentum=node.MOMENTUM, nesterov=node.NESTEROV
         )
     else:
-        raise UserError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} is none of ADAMW, ADAM, SGD")
+        raise UserError(f"SOLVER.OPTIMIZER={node.OPTIMIZER!r} must be ADAMW, ADAM or SGD")
     if node.CLIP_GRADIENTS.CLIP_TYPE != "full_model":
         optimizer = maybe_add_gradient_clipping(cfg, optimizer)
     return optimizer

@@ -14,7 +14,7 @@ from detectron2.evaluation import DatasetEvaluators, inference_context
 from rankseg_m2f.data.loader import build_test_loader, load_records
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.build import build_evaluator
-from rankseg_m2f.evaluation.errors import ErrorEvaluator
+from rankseg_m2f.evaluation.error_analysis import ErrorEvaluator
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.modeling.segmentor import Segmentor, given_results
 from rankseg_m2f.rankseg.policy import RankPolicy
@@ -43,7 +43,7 @@ class Setting:
     mass: float = 1.0
 
     @classmethod
-    def of(cls, model: Segmentor) -> "Setting":
+    def from_model(cls, model: Segmentor) -> "Setting":
         """The one the model's config asks for."""
         own = model.policy
         oracle = own.oracle_eval or own.oracle_train
@@ -114,7 +114,7 @@ def grid(
         UserError: κ < 1, or a model that segments nothing.
     """
     if not isinstance(model, Segmentor) or not model.gives:
-        raise UserError(f"a sweep needs a segmentor, and {type(model).__name__} is none")
+        raise UserError(f"a sweep needs a segmentor, which {type(model).__name__} is not")
     num_labels = model.num_labels
     if kappas is None:
         kappas = {max(1, model.policy.kappa * eighths // 8) for eighths in (1, 2, 4, 6, 8)}
@@ -130,7 +130,7 @@ def grid(
         for kappa in (kappas if selects else [num_labels])
     ]
     reasons = {setting: setting.unavailable_reason(model) for setting in wanted}
-    settings = [Setting.of(model), *(s for s, reason in reasons.items() if reason is None)]
+    settings = [Setting.from_model(model), *(s for s, reason in reasons.items() if reason is None)]
     left_out = {s.name: reason for s, reason in reasons.items() if reason is not None}
     return list(dict.fromkeys(settings)), left_out
 
@@ -167,7 +167,7 @@ def sweep(
     cfg.MODEL.RANKSEG.USE_GT_EVAL = any(setting.oracle for setting in settings)
     records = load_records([name])
     loader = build_test_loader(cfg, name, records)
-    truth = GroundTruth.of(name, records)
+    truth = GroundTruth.from_dataset(name, records)
     evaluators = {s: _evaluators(cfg, truth, folder and folder / s.name) for s in settings}
     with inference_context(model), torch.no_grad():
         policies = {s: s.policy(model.policy) for s in settings}

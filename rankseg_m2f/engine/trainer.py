@@ -18,9 +18,9 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from rankseg_m2f.data.loader import TrainLoader
-from rankseg_m2f.engine.average import WeightAverage
+from rankseg_m2f.engine.best_model import TrainingEnded, build_best_model, check_metric
 from rankseg_m2f.engine.builders import Builders
-from rankseg_m2f.engine.early_stopping import TrainingEnded, build_best_model, check_metric
+from rankseg_m2f.engine.ema import WeightAverage
 from rankseg_m2f.engine.evaluate import EvaluationSet, evaluate, evaluation_sets
 from rankseg_m2f.engine.optimizer import load_optimizer_state, max_gradient_norm
 from rankseg_m2f.errors import UserError
@@ -165,8 +165,8 @@ class Trainer(Builders, TrainerBase):
         """Open the stream of batches where `resume_or_load` left off; see that evaluation can run.
 
         Raises:
-            UserError: see `build_train_loader`, `EvaluationSet.of`; a metric for early stopping
-                that no evaluator gives.
+            UserError: see `build_train_loader` and `evaluation_sets`; or no evaluator gives the
+                metric of early stopping.
         """
         # Built and left, so that a mistake is known before hours of training.
         evaluators = {test.name: test.evaluators for test in self.evaluation_sets()}
@@ -305,7 +305,7 @@ def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
         return None
     name = cfg.SOLVER.AMP.DTYPE
     if name not in _AMP_DTYPES:
-        raise UserError(f"SOLVER.AMP.DTYPE={name!r} is none of {', '.join(_AMP_DTYPES)}")
+        raise UserError(f"SOLVER.AMP.DTYPE={name!r} must be one of {', '.join(_AMP_DTYPES)}")
     if cfg.MODEL.DEVICE.startswith("cpu") and name == "float16":
         logger.warning("Training in bfloat16: the CPU has no mixed precision in float16")
         return torch.bfloat16

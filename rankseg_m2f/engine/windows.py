@@ -40,7 +40,7 @@ class WindowedModel(nn.Module):
         if not isinstance(model, Segmentor) or not model.gives:
             raise UserError(
                 "windows of a video need a segmentor (MODEL.META_ARCHITECTURE), and "
-                f"{type(model).__name__} is none"
+                f"{type(model).__name__} is not one"
             )
         if not 1 <= overlap < window:
             raise UserError(

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from rankseg_m2f.errors import UserError
-from rankseg_m2f.evaluation.errors import ErrorEvaluator
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
-from rankseg_m2f.evaluation.matches import MatchJudge
+from rankseg_m2f.evaluation.error_analysis import ErrorEvaluator
+from rankseg_m2f.evaluation.matches import MaskApFromMatches
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.streaming import Statistics, StreamingEvaluator
@@ -25,7 +25,7 @@ KINDS = {
     for evaluator in (
         PanopticEvaluator,
         SemanticEvaluator,
-        MatchJudge,
+        MaskApFromMatches,
         MultiLabelEvaluator,
         ErrorEvaluator,
     )
@@ -66,7 +66,7 @@ class SavedStatistics:
     """
 
     path: Path
-    evaluator: StreamingEvaluator | MatchJudge
+    evaluator: StreamingEvaluator | MaskApFromMatches
     arrays: Statistics
     _drawn: dict[tuple[int, int], dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
@@ -79,7 +79,7 @@ class SavedStatistics:
         """
         kind, _, dataset = path.stem.removeprefix("per_image_").partition("_")
         if kind not in KINDS:
-            raise UserError(f"{path}: {kind!r} is none of {', '.join(KINDS)}")
+            raise UserError(f"{path}: {kind!r} must be one of {', '.join(KINDS)}")
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)

@@ -11,7 +11,7 @@ from fvcore.common.registry import Registry
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
 from rankseg_m2f.evaluation.instance import InstanceEvaluator
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
+from rankseg_m2f.evaluation.multi_label import MultiLabelEvaluator
 from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
 from rankseg_m2f.evaluation.semantic import SemanticEvaluator
 from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
@@ -32,14 +32,7 @@ EVALUATORS = {
     "ytvis": (VideoInstanceEvaluator,),
     "vspw": (VideoSemanticEvaluator,),
 }
-# The kind of result that each of them reads, and keys of MODEL.MASK_FORMER.TEST that ask for it.
-READS = {
-    PanopticEvaluator: "panoptic",
-    SemanticEvaluator: "semantic",
-    InstanceEvaluator: "instance",
-    VideoSemanticEvaluator: "semantic",
-    VideoInstanceEvaluator: "instance",
-}
+# Kinds of results that they read -> keys of MODEL.MASK_FORMER.TEST that ask for those.
 SWITCHES = {"panoptic": "PANOPTIC_ON", "semantic": "SEMANTIC_ON", "instance": "INSTANCE_ON"}
 # Those that read a file of their own, and compare nothing.
 WITHOUT_TRUTH = (VideoInstanceEvaluator,)
@@ -85,7 +78,7 @@ def build_evaluator(
         )
     if gives is None:
         gives = {result for result, key in SWITCHES.items() if cfg.MODEL.MASK_FORMER.TEST[key]}
-    judged = [e for e in EVALUATORS[kind] if READS[e] in gives]
+    judged = [e for e in EVALUATORS[kind] if e.reads in gives]
     if InstanceEvaluator in judged and metadata.get("json_file") is None:
         logger.warning("Dataset %s has no instances json: no AP", dataset_name)
         judged.remove(InstanceEvaluator)
@@ -93,12 +86,12 @@ def build_evaluator(
         logger.warning(
             "Dataset %s judges nothing that MODEL.MASK_FORMER.TEST switches on; its %s would do",
             dataset_name,
-            " or ".join(SWITCHES[READS[e]] for e in EVALUATORS[kind]),
+            " or ".join(SWITCHES[e.reads] for e in EVALUATORS[kind]),
         )
     if InstanceEvaluator in judged and kind.startswith("cityscapes"):
         logger.warning("AP of %s is COCO's, not that of Cityscapes' benchmark", dataset_name)
     # Read once: the annotations of a large dataset take seconds to parse.
-    truth = GroundTruth.of(dataset_name) if truth is None else truth
+    truth = GroundTruth.from_dataset(dataset_name) if truth is None else truth
     evaluators = []
     for evaluator in (*judged, MultiLabelEvaluator):
         settings = {} if evaluator in WITHOUT_TRUTH else {"truth": truth}

@@ -66,7 +66,7 @@ class GroundTruth:
         self.segments = lru_cache(maxsize=1)(self._segments)
 
     @classmethod
-    def of(cls, name: str, records: Sequence[dict] | None = None) -> "GroundTruth":
+    def from_dataset(cls, name: str, records: Sequence[dict] | None = None) -> "GroundTruth":
         """That of a registered dataset; a `VideoTruth` where records have `file_names`.
 
         Args:
@@ -92,12 +92,12 @@ class GroundTruth:
 
     @property
     def records(self) -> list[dict]:
-        """Those of all images or clips, as Detectron2 has them."""
+        """Records of all images or clips, as Detectron2 has them."""
         return list(self._records.values())
 
     @property
     def file_names(self) -> list[str]:
-        """Those of all images."""
+        """File names of all images."""
         return list(self._records)
 
     def portable_key(self, key: str) -> str:
@@ -152,7 +152,7 @@ class GroundTruth:
         try:
             return self._records[key]
         except KeyError:
-            raise ValueError(f"{key} is no {self.unit} of dataset {self.name!r}") from None
+            raise ValueError(f"{key} is not in dataset {self.name!r}") from None
 
 
 class VideoTruth(GroundTruth):

@@ -20,7 +20,7 @@ from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.objects import ObjectFile, missing_media, objects_of_dataset
 from rankseg_m2f.annotations.outlines import area
 from rankseg_m2f.evaluation.ground_truth import GroundTruth
-from rankseg_m2f.evaluation.matches import MatchJudge, matches
+from rankseg_m2f.evaluation.matches import MaskApFromMatches, matches
 from rankseg_m2f.evaluation.streaming import save_statistics
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ class InstanceEvaluator(COCOEvaluator):
     For Cityscapes this is COCO's AP too: the AP of its benchmark, with rules of its own for groups
     and small objects, is what the script of the package cityscapesscripts computes.
     """
+
+    task = "segm"
+    reads = "instance"
+    metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class InstanceEvaluator(COCOEvaluator):
         categories = self._coco_api.loadCats(sorted(self._coco_api.getCatIds()))
         names = [category["name"] for category in categories]
         if evaluation is not None and self._output_dir:
-            path = Path(self._output_dir) / f"per_image_{MatchJudge.kind}_{self.name}.npz"
+            path = Path(self._output_dir) / f"per_image_{MaskApFromMatches.kind}_{self.name}.npz"
             save_statistics(path, matches(evaluation, names))
         results = self._derive_coco_results(evaluation, "segm", names)
         # Detectron2 gives NaN when nothing was predicted; that is the worst result, not none.

@@ -63,7 +63,7 @@ def matches(evaluation: COCOeval, names: Sequence[str]) -> Statistics:
     }
 
 
-class MatchJudge:
+class MaskApFromMatches:
     """AP, AP50 and AP75 in percent, as COCO defines them, from `matches`."""
 
     task = "segm"

@@ -27,6 +27,8 @@ class PanopticEvaluator(StreamingEvaluator):
 
     output_key = "panoptic_seg"
     task = "panoptic_seg"
+    reads = "panoptic"
+    metrics = tuple(f"{m}{group}" for group in ("", "_th", "_st") for m in ("PQ", "SQ", "RQ"))
     kind = "panoptic"
     fields = _FIELDS
 

@@ -26,6 +26,8 @@ class SemanticEvaluator(StreamingEvaluator):
 
     output_key = "sem_seg"
     task = "sem_seg"
+    reads = "semantic"
+    metrics = ("mIoU", "fwIoU", "mACC", "pACC")
     kind = "semantic"
     fields = ("intersection", "truth", "predicted")
 

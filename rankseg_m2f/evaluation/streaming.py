@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -21,6 +22,19 @@ from rankseg_m2f.files import replacing
 
 logger = logging.getLogger(__name__)
 Statistics = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class NamesMetrics(Protocol):
+    """An evaluator that says beforehand what it will measure.
+
+    Attributes:
+        task: key of its results.
+        metrics: names in it, but for those of single labels.
+    """
+
+    task: str
+    metrics: tuple[str, ...]
 
 
 class StreamingEvaluator(DatasetEvaluator):
@@ -52,7 +66,7 @@ class StreamingEvaluator(DatasetEvaluator):
         """
         self.name = name
         self.output_dir = None if output_dir is None else Path(output_dir)
-        self.truth = GroundTruth.of(name) if truth is None else truth
+        self.truth = GroundTruth.from_dataset(name) if truth is None else truth
         self.reset()
 
     def reset(self) -> None:

@@ -44,6 +44,8 @@ class VideoSemanticEvaluator(SemanticEvaluator):
 
     windows = (8, 16)
 
+    metrics = (*SemanticEvaluator.metrics, "VC8", "VC16")
+
     def __init__(
         self,
         name: str,

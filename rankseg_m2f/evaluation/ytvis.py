@@ -27,7 +27,7 @@ from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.objects import objects_of_dataset
 from rankseg_m2f.annotations.outlines import checked_outlines, to_rle
 from rankseg_m2f.errors import UserError
-from rankseg_m2f.evaluation.matches import MatchJudge, matches
+from rankseg_m2f.evaluation.matches import MaskApFromMatches, matches
 from rankseg_m2f.evaluation.streaming import merged, percent_of, save_statistics
 from rankseg_m2f.files import replacing
 
@@ -55,6 +55,10 @@ class VideoInstanceEvaluator(DatasetEvaluator):
     sets, predictions are only written: `submission/results.json` in YouTube-VIS form, and
     `submission/results.zip`, which challenge servers take.
     """
+
+    task = "segm"
+    reads = "instance"
+    metrics = METRICS
 
     def __init__(self, name: str, output_dir: str | os.PathLike | None = None):
         """
@@ -118,7 +122,7 @@ class VideoInstanceEvaluator(DatasetEvaluator):
             return {}
         evaluation = match_tracks(self._truth, results, videos)
         if self.output_dir is not None:
-            path = self.output_dir / f"per_image_{MatchJudge.kind}_{self.name}.npz"
+            path = self.output_dir / f"per_image_{MaskApFromMatches.kind}_{self.name}.npz"
             save_statistics(path, matches(evaluation, evaluation.names))
         return OrderedDict({"segm": track_metrics(evaluation)})
 

@@ -107,7 +107,7 @@ class LabelClassifier(Segmentor):
     def losses(
         self, prediction: Prediction, targets: Targets, ranked: RankedLabels | None
     ) -> dict[str, Tensor]:
-        """None but "loss_ml"."""
+        """No losses beside "loss_ml"."""
         return {}
 
     def mask_absent(self, prediction: Prediction, presence: Tensor) -> Prediction:
@@ -122,7 +122,7 @@ class LabelClassifier(Segmentor):
         options: InferenceOptions,
         is_video: bool,
     ) -> dict:
-        """None but those of labels."""
+        """No results beside the labels' own."""
         return {}
 
     def semantic_frames(

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import torch
 
-# Name -> module with `forward`, `backward`, both `_from_offsets`, `problem` and `ABOUT`; the first
-# that can serve is taken.
+# Name -> module with `forward`, `backward`, both `_from_offsets`, `unavailable_reason` and `ABOUT`;
+# the first that can serve is taken.
 BACKENDS = {
     "native": "rankseg_m2f.ops.native",
     "triton": "rankseg_m2f.ops.triton",
@@ -40,7 +40,7 @@ def choose(name: str, device_type: str, dtype: torch.dtype) -> ModuleType:
     if not name:
         return _first(device_type, dtype)
     if name not in BACKENDS:
-        raise ValueError(f"{origin}backend {name!r} is none of {', '.join(BACKENDS)}")
+        raise ValueError(f"{origin}backend {name!r} must be one of {', '.join(BACKENDS)}")
     trouble = _problem(name, device_type, dtype)
     if trouble is not None:
         raise ValueError(
@@ -57,7 +57,7 @@ def _first(device_type: str, dtype: torch.dtype) -> ModuleType:
 @lru_cache
 def _problem(name: str, device_type: str, dtype: torch.dtype) -> str | None:
     try:
-        return _module(name).problem(device_type, dtype)
+        return _module(name).unavailable_reason(device_type, dtype)
     except ImportError as error:
         return f"{error.name or 'a library it needs'} is not installed"
 

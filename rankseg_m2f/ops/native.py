@@ -20,7 +20,7 @@ REBUILD = "build it with: pip install --no-build-isolation --no-deps -e . (needs
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def problem(device_type: str, dtype: torch.dtype) -> str | None:
+def unavailable_reason(device_type: str, dtype: torch.dtype) -> str | None:
     """Why it cannot serve such tensors; None if it can."""
     if device_type != "cpu":
         return "CPU only"

@@ -13,7 +13,7 @@ from torch import Tensor
 ABOUT = "pure PyTorch, any device and dtype"
 
 
-def problem(device_type: str, dtype: torch.dtype) -> None:
+def unavailable_reason(device_type: str, dtype: torch.dtype) -> None:
     """Nothing speaks against it anywhere."""
     return None
 

@@ -26,7 +26,7 @@ ABOUT = "Triton kernels, CUDA"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def problem(device_type: str, dtype: torch.dtype) -> str | None:
+def unavailable_reason(device_type: str, dtype: torch.dtype) -> str | None:
     """Why it cannot serve such tensors; None if it can."""
     if dtype not in _DTYPES:
         return f"no {dtype}"

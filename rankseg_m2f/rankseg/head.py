@@ -110,7 +110,7 @@ def build_label_head(form: str, *args, **settings) -> LabelHead:
     """
     heads = HEADS | PIXEL_HEADS
     if form not in heads:
-        raise ValueError(f"HEAD={form!r} is none of {', '.join(heads)}")
+        raise ValueError(f"HEAD={form!r} must be one of {', '.join(heads)}")
     return heads[form](*args, **settings)
 
 

@@ -209,9 +209,9 @@ def label_count(presence_logits: Tensor, min_score: float = 0.0, mass: float = 1
 
     Args:
         presence_logits: (B, K) float presence logits.
-        min_score: presence probability a label needs; 0 is no limit.
+        min_score: presence probability a label needs; 0: no limit.
         mass: share in (0, 1] of the summed presence probabilities (the expected number of labels)
-            that the selected ones hold together; 1 is no limit.
+            that the selected ones hold together; 1: no limit.
 
     Returns:
         (B,) int64 in [1, K].

@@ -37,7 +37,7 @@ class RankTemperature(nn.Module):
         """
         super().__init__()
         if form not in FORMS:
-            raise ValueError(f"TEMPERATURE={form!r} is none of {', '.join(FORMS)}")
+            raise ValueError(f"TEMPERATURE={form!r} must be one of {', '.join(FORMS)}")
         self.ranks = ranks
         self.void = void
         self.standardise = form == "layernorm"

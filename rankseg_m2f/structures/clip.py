@@ -69,7 +69,7 @@ class ClipBatch:
                 size) default to the image's. Optional are `instances` and `sem_seg` (h, w) integer
                 label maps, ground truth, lists for a list; and `label_scores` (K,).
             normalise: maps a (3, h, w) frame to what the backbone expects.
-            size_divisibility: padding makes H and W multiples of it; below 2 is none.
+            size_divisibility: padding makes H and W multiples of it; below 2: no padding.
 
         Raises:
             ValueError: clips of no frames or of different length, or frames of one clip of
@@ -113,7 +113,7 @@ class ClipBatch:
         return tuple(self.frames.shape[-2:])
 
     def sizes_of(self, clip: int) -> Sizes:
-        """Those of clip number `clip`."""
+        """Sizes of clip number `clip`."""
         return Sizes(self.padded_size, self.sizes[clip], self.output_sizes[clip])
 
     def presence_logits(self, num_labels: int) -> Tensor:

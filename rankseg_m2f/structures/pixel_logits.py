@@ -26,7 +26,7 @@ class PixelLogits(ABC):
 
     @abstractmethod
     def __getitem__(self, frames: slice) -> "PixelLogits":
-        """Those of some of the frames."""
+        """Logits of some of the frames."""
 
     def seeing(self, present: Tensor) -> "PixelLogits":
         """The logits of a head that is told which labels (N, K) bool are present (an oracle).

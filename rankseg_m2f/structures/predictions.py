@@ -180,7 +180,7 @@ class SelectedScores:
         return self.complete(num_labels, 0.0).scores
 
     def complete(self, num_labels: int, fill: float) -> "SelectedScores":
-        """Those of all K labels, in their order; `fill` for labels not selected."""
+        """Scores of all K labels, in their order; `fill` for labels not selected."""
         full = self.scores.new_full((num_labels, *self.scores.shape[1:]), fill)
         full.index_copy_(0, self.ids, self.scores)
         return SelectedScores(torch.arange(num_labels, device=self.ids.device), full)

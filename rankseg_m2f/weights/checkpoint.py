@@ -149,7 +149,7 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         if os.path.basename(name) != name:
-            raise UserError(f"checkpoint name {name!r} is no file name: leave folders out")
+            raise UserError(f"checkpoint name {name!r} must be a file name without folders")
         state = {key: x.state_dict() for key, x in self.checkpointables.items()} | extra
         os.makedirs(self.save_dir, exist_ok=True)
         path = os.path.join(self.save_dir, f"{name}.pth")

@@ -162,14 +162,14 @@ def _file_of(path: Path) -> Path:
 def _read_parts(index: Path, trust: bool) -> dict:
     """The tensors of all files that Hugging Face's index names."""
     if not index.exists():
-        raise MissingFileError(f"there is no weights file {index}: check MODEL.WEIGHTS")
+        raise MissingFileError(f"no weights file at {index}: check MODEL.WEIGHTS")
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         parts = sorted(set(files.values()))
         # An index must not reach into other folders.
         local = all(Path(part).name == part != ".." for part in parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is no index of weight files: name a weights file") from error
+        raise UserError(f"{index} is not an index of weight files: name a weights file") from error
     if not local:
         raise UserError(f"{index} names files of other folders, {parts}: {_AGAIN}")
     state: dict[str, Tensor] = {}
@@ -183,7 +183,7 @@ def _read_parts(index: Path, trust: bool) -> dict:
 def _format(path: Path) -> str:
     """A key of `_READERS`, from the first bytes."""
     if not path.exists():
-        raise MissingFileError(f"there is no weights file {path}: check MODEL.WEIGHTS")
+        raise MissingFileError(f"no weights file at {path}: check MODEL.WEIGHTS")
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -298,6 +298,8 @@ def _tensors(path: Path, state: dict) -> dict[str, Tensor]:
         elif isinstance(value, (bool, int, float, np.generic)):
             value = torch.tensor(value)
         if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise UserError(f"{path} holds {name!r}, which is no tensor: it is no weights file")
+            raise UserError(
+                f"{path} holds {name!r}, which is not a tensor: this is not a weights file"
+            )
         tensors[name] = value.detach()
     return tensors

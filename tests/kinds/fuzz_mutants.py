@@ -334,7 +334,11 @@ def spoil_image(rng: random.Random, made: Made) -> str:
             return "no image left"
         path = rng.choice(paths)
         name, change = rng.choice(list(_IMAGES.items()))
-        change(rng, path)
+        try:
+            change(rng, path)
+        except (OSError, SyntaxError, ValueError):
+            # An earlier mutation may have left nothing that can be opened.
+            name = f"{name} in vain"
         return f"{path.relative_to(made.root)}: {name}"
 
     return _later(made, "image", spoil)
@@ -346,11 +350,8 @@ def _bytes(change: Callable) -> Callable:
 
 def _image(change: Callable, **options) -> Callable:
     def write(rng: random.Random, path: Path) -> None:
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError):
-            return
+        with Image.open(path) as image:
+            image.load()
         stream = io.BytesIO()
         change(rng, image).save(stream, **{"format": "PNG", **options})
         path.write_bytes(stream.getvalue())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rankseg_m2f.annotations.categories import first_repeated, is_name, is_rgb
+from rankseg_m2f.annotations.coco_categories import first_repeated, is_name, is_rgb
 from rankseg_m2f.annotations.fields import is_int
 from rankseg_m2f.errors import MissingFileError, UserError
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import yaml
 
-from rankseg_m2f.annotations.categories import is_name
+from rankseg_m2f.annotations.coco_categories import is_name
 from rankseg_m2f.data.datasets.register import (
     register_coco_instances,
     register_coco_panoptic,
@@ -176,18 +176,21 @@ def is_path(key: str) -> bool:
     return key == "root" or key.endswith(("_root", "_json", "_file"))
 
 
-def _splits(name: str, splits: Any) -> Mapping[str, str] | None:
-    if isinstance(splits, list) and all(map(is_name, splits)):
-        splits = {split: split for split in splits}
+def _splits(name: str, value: Any) -> Mapping[str, str] | None:
+    is_list = isinstance(value, list) and all(map(is_name, value))
+    splits = {split: split for split in value} if is_list else value
     if splits is not None and not (
         isinstance(splits, dict) and splits and all(map(is_name, [*splits, *splits.values()]))
     ):
         raise UserError(
             f"dataset {name!r}: splits must be a list of names, or map them to those of the "
-            f"release, not {splits!r}"
+            f"release, not {value!r}"
         )
     if ("{split}" in name) != (splits is not None):
-        raise UserError(f"dataset {name!r}: a name with {{split}} in it goes with splits")
+        raise UserError(
+            f"dataset {name!r}: splits need {{split}} in the name, and {{split}} in the name needs "
+            "splits"
+        )
     return splits
 
 

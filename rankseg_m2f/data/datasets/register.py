@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from rankseg_m2f.annotations.categories import sound_categories
 from rankseg_m2f.annotations.coco import IMAGES, Kind, read_coco
+from rankseg_m2f.annotations.coco_categories import sound_categories
+from rankseg_m2f.annotations.coco_panoptic import load_panoptic
 from rankseg_m2f.annotations.label_folders import load_semantic
 from rankseg_m2f.annotations.objects import load_objects
-from rankseg_m2f.annotations.panoptic import load_panoptic
 from rankseg_m2f.data.categories import read_categories
 from rankseg_m2f.data.datasets.arguments import (
     check_classes,
@@ -213,7 +213,7 @@ def named_categories(name: str, classes: Sequence[str] | None, table: str | None
 
 
 def _categories(path: str, name: str, table: str | None) -> list[dict]:
-    """Categories of a table of ours, else of a json, which then must exist."""
+    """Categories of a table of ours, else of a json, which must exist then."""
     if table is None:
         path = existing_file(path, name)
         return sound_categories(path, read_coco(path, "categories")["categories"])

@@ -29,6 +29,12 @@ class MultiLabelEvaluator(StreamingEvaluator):
     task = "labels"
     kind = "labels"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the results; coverage is of pixels, which only maps have."""
+        coverage = ("coverage",) if self.truth.has_maps else ()
+        return ("mAP", "image_AP", "recall", *coverage, "kappa")
+
     def statistics(self, key: str, output: dict) -> Statistics:
         """`scores` (K,) and `ranking` (κ,) as predicted; `label` and `pixels` of what is there."""
         scores = output["label_scores"].float().cpu().numpy()

@@ -6,33 +6,15 @@ from collections.abc import Mapping
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from rankseg_m2f.errors import UserError, require_one_of
-from rankseg_m2f.evaluation import ytvis
-from rankseg_m2f.evaluation.instance import InstanceEvaluator
-from rankseg_m2f.evaluation.labels import MultiLabelEvaluator
-from rankseg_m2f.evaluation.panoptic import PanopticEvaluator
-from rankseg_m2f.evaluation.semantic import SemanticEvaluator
-from rankseg_m2f.evaluation.vspw import VideoSemanticEvaluator
+from rankseg_m2f.evaluation.streaming import NamesMetrics
 from rankseg_m2f.modeling.segmentor import given_results
 
 logger = logging.getLogger(__name__)
-_SEMANTIC = ("mIoU", "fwIoU", "mACC", "pACC")
-# Evaluator -> task and metrics, those of single labels ("IoU-sky") left out.
-METRICS = {
-    SemanticEvaluator: ("sem_seg", _SEMANTIC),
-    VideoSemanticEvaluator: ("sem_seg", (*_SEMANTIC, "VC8", "VC16")),
-    PanopticEvaluator: (
-        "panoptic_seg",
-        tuple(f"{name}{group}" for group in ("", "_th", "_st") for name in ("PQ", "SQ", "RQ")),
-    ),
-    InstanceEvaluator: ("segm", ("AP", "AP50", "AP75", "APs", "APm", "APl")),
-    ytvis.VideoInstanceEvaluator: ("segm", ytvis.METRICS),
-    MultiLabelEvaluator: ("labels", ("mAP", "image_AP", "recall", "coverage", "kappa")),
-}
 
 
 # Not an error: Detectron2's loop logs a traceback of every Exception.
@@ -76,7 +58,7 @@ class BestModel(HookBase):
             known = sorted(name for name in found if "-" not in name.partition("/")[2])
             require_one_of("TEST.EARLY_STOPPING.METRIC", self.metric, known)
         value = found[self.metric]
-        # NaN, which is what cannot be measured, is no best.
+        # NaN stands for what cannot be measured, and is never the best.
         if value > self.best:
             self.best, self.stale = value, 0
             self.trainer.checkpointer.save("model_best", iteration=self.trainer.iter)
@@ -125,7 +107,7 @@ class BestModel(HookBase):
         self.best, self.stale = state_dict["best"], state_dict["stale"]
 
 
-def check_metric(cfg: CfgNode, judges: Mapping[str, DatasetEvaluators]) -> None:
+def check_metric(cfg: CfgNode, judges: Mapping[str, DatasetEvaluator]) -> None:
     """See that TEST.EARLY_STOPPING.METRIC will be measured.
 
     Args:
@@ -137,15 +119,15 @@ def check_metric(cfg: CfgNode, judges: Mapping[str, DatasetEvaluators]) -> None:
     wanted, known = cfg.TEST.EARLY_STOPPING.METRIC, []
     scores_labels = cfg.MODEL.RANKSEG.FLAG or not given_results(cfg)
     for name, evaluators in judges.items():
-        for evaluator in evaluators._evaluators:
-            if type(evaluator) not in METRICS:
+        several = isinstance(evaluators, DatasetEvaluators)
+        for evaluator in evaluators._evaluators if several else [evaluators]:
+            if not isinstance(evaluator, NamesMetrics):
                 return  # of someone else, whose metrics are not known
-            task, metrics = METRICS[type(evaluator)]
-            if task == "labels" and not scores_labels:
+            if evaluator.task == "labels" and not scores_labels:
                 continue
             # Datasets are told apart where there are several.
-            start = f"{name}/{task}" if len(judges) > 1 else task
-            known += [f"{start}/{metric}" for metric in metrics]
+            start = f"{name}/{evaluator.task}" if len(judges) > 1 else evaluator.task
+            known += [f"{start}/{metric}" for metric in evaluator.metrics]
             if wanted.startswith(f"{start}/") and "-" in wanted.removeprefix(f"{start}/"):
                 return  # of a single label; the first evaluation knows
     require_one_of("TEST.EARLY_STOPPING.METRIC", wanted, known)

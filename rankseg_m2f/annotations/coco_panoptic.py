@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankseg_m2f.annotations.categories import contiguous_labels, namesakes, sound_categories
 from rankseg_m2f.annotations.coco import (
     IMAGES,
     Media,
@@ -15,6 +14,7 @@ from rankseg_m2f.annotations.coco import (
     report_unlisted,
     resolve_sizes,
 )
+from rankseg_m2f.annotations.coco_categories import contiguous_labels, namesakes, sound_categories
 from rankseg_m2f.annotations.fields import as_flag, as_int, shown
 from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import by_stem

@@ -133,7 +133,7 @@ def _disagreement(
     number, name = category["id"], category["name"]
     if number not in names:
         return (
-            f"{path}: category {number} ({name}) is none of the {len(names)} that this dataset "
+            f"{path}: category {number} ({name}) is not among the {len(names)} that this dataset "
             "counts"
         )
     if name != names[number] and id_of.get(_spelt(name), number) != number:
