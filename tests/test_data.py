@@ -353,7 +353,7 @@ def test_definitions_register_with_all_metadata(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: {kind: nonsense}", "mine.yaml: dataset 'a': kind 'nonsense' is none of"),
+        ("a: {kind: nonsense}", "mine.yaml: dataset 'a': kind 'nonsense' must be one of"),
         ("a: {kind: semantic_folder, image_root: x, typo: 1}", "'a' of kind .*typo"),
         ("- a", "must map dataset names"),
         ("a: {kind: coco_instances, image_root: x, instances_json: none.json}", "none.json"),

@@ -8,7 +8,7 @@ from test_prepare import DATASETS, prepare
 
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.check import check_dataset
-from rankseg_m2f.data.datasets.official import LAYOUTS, register_official
+from rankseg_m2f.data.datasets.official import official_definitions, register_official
 from rankseg_m2f.data.mappers import build_mapper
 from rankseg_m2f.data.video_mappers import build_video_mapper
 
@@ -61,9 +61,9 @@ def registered(tmp_path_factory):
 
 
 def test_scripts_make_all_that_is_registered(registered):
-    layouts = {layout.names.format(split=s) for layout in LAYOUTS for s in layout.splits}
+    names = {name for definition, _ in official_definitions() for name in definition.names}
     assert len(registered) == len(set(registered))
-    assert layouts == {*registered, *ABSENT}
+    assert names == {*registered, *ABSENT}
     assert {*registered} == {*BLIND, *(name for name, _ in CASES)}
 
 

@@ -20,8 +20,8 @@ from perfect import evaluate_perfectly, imperfections
 from rankseg_m2f.config import get_cfg
 from rankseg_m2f.data.categories import read_categories
 from rankseg_m2f.data.check import check_dataset
-from rankseg_m2f.data.datasets.definitions import register_definitions
-from rankseg_m2f.data.datasets.official import LAYOUTS, register_official
+from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
+from rankseg_m2f.data.datasets.official import official_definitions, register_official
 from rankseg_m2f.data.loader import build_train_loader, load_records
 from rankseg_m2f.engine import main as engine
 from rankseg_m2f.evaluation.build import EVALUATORS
@@ -118,10 +118,10 @@ def test_what_is_missing_is_named_with_what_to_do(tmp_path, name):
     register_official(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         load_records([name])
-    layout = next(x for x in LAYOUTS if name in {x.names.format(split=s) for s in x.splits})
+    definition, script = next((x, s) for x, s in official_definitions() if name in x.names)
     message = str(error.value)
-    assert message.startswith(f"dataset '{name}' lacks {tmp_path}/{layout.folder}")
-    assert message.endswith(f"run python datasets/{layout.script}") and "\n" not in message
+    assert message.startswith(f"dataset '{name}' lacks {tmp_path / definition.folder}")
+    assert message.endswith(f"run python datasets/{script}") and "\n" not in message
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -192,7 +192,7 @@ def test_every_form_trains_on_the_labels_that_are_drawn(registered, name):
             frames = sample["instances"]
             for instances in frames if isinstance(frames, list) else [frames]:
                 seen |= set(instances.gt_classes.tolist())
-    table = next(x.settings["table"] for x in LAYOUTS if x.names.split("{")[0] in name)
+    table = next(x.arguments["table"] for x, _ in official_definitions() if name in x.names)
     drawn = {
         label for scene in official_made.scenes(table) for _, label, crowd in scene if not crowd
     }
@@ -304,8 +304,7 @@ def test_detectron2s_own_entry_is_replaced_and_a_definition_replaces_ours(everyt
     assert MetadataCatalog.get(name) is first
     register_official(tmp_path)
     assert MetadataCatalog.get(name).image_root.startswith(str(tmp_path))
-    semantic = next(x for x in LAYOUTS if x.names == "cityscapes_fine_sem_seg_{split}").register
-    semantic(name, image_root="a", label_root="b", classes=["x", "y"])
+    KINDS["semantic_folder"](name, image_root="a", label_root="b", classes=["x", "y"])
     assert MetadataCatalog.get(name).label_names == ["x", "y"]
     assert name not in register_official(everything)
     DatasetCatalog.remove(name)

@@ -1,6 +1,7 @@
 """Registration refuses what would train on wrong labels, in a sentence that names the file."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import make_video_scenes
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from datasets_made import NAMES, quarters, write_dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from rankseg_m2f.data.check import check_dataset
-from rankseg_m2f.data.datasets.definitions import KINDS, register_definitions
+from rankseg_m2f.data.datasets.definitions import (
+    KINDS,
+    parse_definition,
+    register_definitions,
+)
 from rankseg_m2f.files import datasets_root
 
 FOLDER = "kind: semantic_folder, image_root: x, label_root: y"
@@ -56,8 +62,35 @@ def test_linked_folders_are_read_and_lead_into_no_loop(tmp_path):
         ("a: {kind: [b]}", r"dataset 'a': kind \['b'\] must be one of"),
         ("'': {kind: ytvis}", "mine.yaml: a dataset is named ''"),
         (f"{'a' * 300}: {{kind: ytvis}}", r"a dataset is named 'aaa\S*\.\.\.: give it a name"),
-        (f"a: {{kind: {'b' * 50_000}}}", r"dataset 'a': kind 'bbb\S*\.\.\. is none of"),
+        (f"a: {{kind: {'b' * 50_000}}}", r"dataset 'a': kind 'bbb\S*\.\.\. must be one of"),
         (f"a: {{kind: ytvis, image_root: {'b' * 5_000}, instances_json: x}}", "image_root is 'bbb"),
+        (f"a: {{{FOLDER}, classes: [b], splits: [x]}}", r"'a': splits need \{split\} in the name"),
+        (
+            f"'{{split}}': {{{FOLDER}, classes: [b]}}",
+            "in the name needs splits",
+        ),
+        (f"'{{split}}': {{{FOLDER}, splits: [no]}}", r"splits must be a list .* not \[False\]"),
+        (f"'{{split}}': {{{FOLDER}, splits: {{x: 5}}}}", r"splits must be .* not \{'x': 5\}"),
+        (f"'{{split}}': {{{FOLDER}, splits: x}}", "splits must be a list .* not 'x'"),
+        (f"'{{split}}': {{{FOLDER}, splits: []}}", r"splits must be .* not \[\]"),
+        (f"a: {{{FOLDER}, folder: 5}}", "folder must be a path, not 5"),
+        (f"a: {{{FOLDER}, script: b.py}}", "unexpected .*'script'"),
+        (
+            f"a: {{{FOLDER}, optional: split_file}}",
+            "can do .*, not 'split_file'",
+        ),
+        (f"a: {{{FOLDER}, optional: [image_root]}}", r"can do without .* not \['image_root'\]"),
+        (f"a: {{{FOLDER}, optional: [[b]]}}", r"can do without .* not \[\['b'\]\]"),
+        (
+            "a: {kind: coco_instances, image_root: [b], instances_json: x}",
+            r"image_root must be a path or .*, not \['b'\]",
+        ),
+        ("a: {kind: semantic_folder, image_root: [], label_root: y}", "image_root must be a path"),
+        ("a: {kind: semantic_folder, image_root: [3], label_root: y}", "image_root must be a path"),
+        (
+            "a: {kind: semantic_folder, image_root: {first_of: b}, label_root: y, classes: [b]}",
+            r"image_root must be a path, .* not \{'first_of': 'b'\}",
+        ),
         ("a: {kind: [b}", "is not valid YAML: .*line 1"),
         ("a: 2020-99-99", "is not valid YAML: month"),
         ("", "must map dataset names"),
@@ -166,6 +199,65 @@ def test_an_argument_without_value_is_not_given(tmp_path):
     assert register_definitions([file]) == [name]
     assert MetadataCatalog.get(name).ignore_label == 255
     assert "sem_seg_file_name" not in DatasetCatalog.get(name)[0]
+
+
+def test_one_definition_has_several_splits(tmp_path):
+    """Splits with the release's names, a folder, several and alternative places, optional ones."""
+    name, file = f"mine_{tmp_path.name}", tmp_path / "mine.yaml"
+    definition = {
+        "kind": "semantic_folder",
+        "splits": {"train": "training", "val": "validation"},
+        "folder": "release",
+        "image_root": ["images/{released}", "more/{released}"],
+        "label_root": {"first_of": ["maps_v2/{split}", "maps/{split}", "labels/{split}"]},
+        "split_file": "{split}.txt",
+        "optional": ["split_file"],
+        "classes": ["{sky}", "tree"],
+    }
+    file.write_text(yaml.safe_dump({f"{name}_{{split}}_2024": definition}))
+    for split, released in definition["splits"].items():
+        for folder, ending, stems in (
+            (f"images/{released}", "jpg", [f"{split}1", f"{split}2"]),
+            (f"more/{released}", "jpg", [f"{split}3"]),
+            (f"maps/{split}", "png", [f"{split}{i}" for i in (1, 2, 3)]),
+            (f"labels/{split}", "png", ["unused"]),
+        ):
+            for stem in stems:
+                path = tmp_path / "release" / folder / f"{stem}.{ending}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shape = (4, 4, 3) if ending == "jpg" else (4, 4)
+                Image.fromarray(np.zeros(shape, dtype=np.uint8)).save(path)
+    (tmp_path / "release" / "val.txt").write_text("val3\n")
+    names = [f"{name}_train_2024", f"{name}_val_2024"]
+    assert register_definitions([file]) == register_definitions([file]) == names
+    train, val = map(DatasetCatalog.get, names)
+    assert sorted(r["image_id"] for r in train) == ["train1", "train2", "train3"]
+    assert [r["file_name"] for r in val] == [str(tmp_path / "release/more/validation/val3.jpg")]
+    assert [r["sem_seg_file_name"] for r in val] == [str(tmp_path / "release/maps/val/val3.png")]
+    assert MetadataCatalog.get(names[0]).split_file is None
+    assert MetadataCatalog.get(names[1]).label_names == ["{sky}", "tree"]
+
+
+def test_definitions_of_the_readme_are_sound():
+    readme = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+    definitions = [
+        parse_definition(name, entry)
+        for block in re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+        for name, entry in yaml.safe_load(block).items()
+    ]
+    assert {definition.kind for definition in definitions} == set(KINDS)
+    assert [x.names for x in definitions if x.splits] == [["my_train", "my_val"]]
+
+
+def test_without_splits_braces_are_text(tmp_path):
+    arguments = made(tmp_path, "semantic_folder")
+    moved = tmp_path / "{split}{released}{0}"
+    Path(arguments["image_root"]).rename(moved)
+    name, file = f"braces_{tmp_path.name}", tmp_path / "mine.yaml"
+    definition = {"kind": "semantic_folder", **arguments, "image_root": moved.name}
+    file.write_text(yaml.safe_dump({name: definition}))
+    assert register_definitions([file]) == [name]
+    assert Path(DatasetCatalog.get(name)[0]["file_name"]).parent == moved
 
 
 def test_the_ignore_label_is_no_label(tmp_path):

@@ -24,9 +24,9 @@ from detectron2.utils.logger import setup_logger
 
 from rankseg_m2f.config import Config
 from rankseg_m2f.config.lookup import find_config, read_config
+from rankseg_m2f.data.datasets.catalog import other_roots, register_found
 from rankseg_m2f.data.datasets.definitions import register_definitions
 from rankseg_m2f.data.datasets.official import check_prepared, register_official
-from rankseg_m2f.data.datasets.register import other_roots, register_found
 from rankseg_m2f.data.datasets.scenes import SCENES, register_scenes
 from rankseg_m2f.data.datasets.video_scenes import VIDEO_SCENES, register_video_scenes
 from rankseg_m2f.engine.config_checks import (

@@ -4,18 +4,14 @@ K labels have contiguous ids 0..K-1, things and stuff in one space.
 """
 
 import colorsys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from rankseg_m2f.annotations.coco import IMAGES, Kind, read_coco
 from rankseg_m2f.annotations.coco_categories import sound_categories
 from rankseg_m2f.annotations.coco_panoptic import load_panoptic
 from rankseg_m2f.annotations.fields import shown
-from rankseg_m2f.annotations.findings import AnnotationSource
 from rankseg_m2f.annotations.label_folders import load_semantic
 from rankseg_m2f.annotations.objects import load_objects
 from rankseg_m2f.data.categories import read_categories
@@ -25,10 +21,10 @@ from rankseg_m2f.data.datasets.arguments import (
     check_endings,
     check_flag,
     check_ignore_label,
-    check_name,
     check_values,
     existing_file,
 )
+from rankseg_m2f.data.datasets.catalog import DatasetSource, add_dataset
 from rankseg_m2f.errors import UserError
 
 
@@ -81,7 +77,7 @@ def register_coco_panoptic(
     )
     add_dataset(
         name,
-        AnnotationSource(name, load),
+        DatasetSource(name, load),
         evaluator_type=evaluator_type,
         **stuff_metadata(categories),
         **_things([c for c in categories if c.get("isthing", 1)], list(names)),
@@ -114,7 +110,7 @@ def register_semantic_folder(
     names.
 
     Args:
-        image_root: the folder of images; from Python there may be several.
+        image_root: the folder of images, or several that are searched together.
         classes: K different names; pixel value i + label_offset means classes[i].
         ignore_label: pixel value of ignored pixels, in the files; so are values below
             `label_offset`, so that 0 may be the one and `label_offset` 1.
@@ -144,7 +140,7 @@ def register_semantic_folder(
     load = partial(load_semantic, name=name, **roots, **options)
     add_dataset(
         name,
-        AnnotationSource(name, load, f"dataset {name!r} is incomplete: "),
+        DatasetSource(name, load, f"dataset {name!r} is incomplete: "),
         evaluator_type=evaluator_type,
         **stuff_metadata(categories),
         ignore_label=ignore_label,
@@ -198,7 +194,7 @@ def add_objects(
     )
     add_dataset(
         name,
-        AnnotationSource(name, load),
+        DatasetSource(name, load),
         evaluator_type=evaluator_type,
         label_names=list(names.values()),
         **_things(categories, list(names)),
@@ -233,7 +229,7 @@ def _table(table: str, name: str) -> list[dict]:
 
 
 def stuff_metadata(categories: Sequence[dict]) -> dict:
-    """Metadata of K labels of which none need be countable."""
+    """Metadata of K labels, whether or not they are countable."""
     names = [c["name"] for c in categories]
     ids = {c["id"]: i for i, c in enumerate(categories) if "id" in c}
     return {
@@ -256,109 +252,6 @@ def _things(things: Sequence[dict], ids: list[int]) -> dict:
         "thing_colors": label_colours(things),
         "thing_dataset_id_to_contiguous_id": {c["id"]: ids.index(c["id"]) for c in things},
     }
-
-
-class BelowRoot:
-    """A loader of records of a dataset that was looked for below the folder of all datasets.
-
-    Attributes:
-        root: that folder; None where a user gave the dataset's own folder.
-    """
-
-    root: Path | None
-
-
-class Replaceable(BelowRoot):
-    """A loader of records whose dataset gives way to any other of its name."""
-
-
-class Found(AnnotationSource, BelowRoot):
-    """A source of records whose dataset gives way to one that the same function registers."""
-
-    def __init__(self, source: AnnotationSource, by: str):
-        """
-        Args:
-            source: makes the records.
-            by: name of the function that registers them.
-        """
-        super().__init__(source.name, source.load, source.title)
-        self.by, self.root = by, None
-
-
-@contextmanager
-def replacing_found(names: Sequence[str], by: str) -> Iterator[None]:
-    """Let datasets registered in the block replace those of the same names of earlier blocks.
-
-    Other datasets of these names stay, and registering one that differs is an error.
-
-    Args:
-        by: name of the function that registers them.
-    """
-    loaders = DatasetCatalog.data
-    earlier = {n: MetadataCatalog.get(n) for n in names if getattr(loaders.get(n), "by", "") == by}
-    for name in earlier:
-        forget(name)
-    others = set(loaders)
-    try:
-        yield
-    finally:
-        for name in [n for n in names if n in loaders and n not in others]:
-            loaders[name] = Found(loaders[name], by)
-            # Who holds the metadata of a dataset that is the same as before holds the right one.
-            if name in earlier and vars(earlier[name]) == vars(MetadataCatalog.get(name)):
-                MetadataCatalog[name] = earlier[name]
-
-
-def register_found(root: Path, finders: Mapping[str, Callable[[Path], list[str]]]) -> None:
-    """Register what lies below the folder of all datasets; what is no longer there is forgotten.
-
-    Args:
-        root: the folder.
-        finders: pattern of folders below it -> what registers one of these, giving the names.
-    """
-    names = [
-        name
-        for pattern, register in finders.items()
-        for folder in sorted(root.glob(pattern))
-        for name in register(folder)
-    ]
-    for name, load in list(DatasetCatalog.data.items()):
-        if not isinstance(load, Found):
-            continue
-        if name in names:
-            load.root = root
-        elif load.root is not None:
-            forget(name)
-
-
-def other_roots(root: Path) -> list[str]:
-    """Folders of all datasets, other than `root`, below which registered datasets lie."""
-    roots = {load.root for load in DatasetCatalog.data.values() if isinstance(load, BelowRoot)}
-    return sorted(map(str, roots - {None, root}))
-
-
-def add_dataset(name: str, load: Callable[[], list[dict]], **metadata) -> None:
-    """Put a dataset into the catalogs; the same again is harmless, another so named an error."""
-    check_name(name)
-    if isinstance(DatasetCatalog.data.get(name), Replaceable):
-        forget(name)
-    known = MetadataCatalog.get(name)
-    if name in DatasetCatalog.list():
-        changed = [k for k, v in metadata.items() if known.get(k) != v]
-        if not changed:
-            return
-        raise UserError(
-            f"dataset {name!r} is registered already with other {', '.join(changed)}; "
-            "choose another name"
-        )
-    DatasetCatalog.register(name, load)
-    known.set(name=name, **metadata)
-
-
-def forget(name: str) -> None:
-    """Take a dataset out of the catalogs."""
-    DatasetCatalog.remove(name)
-    MetadataCatalog.pop(name, None)
 
 
 def label_colours(categories: Sequence[dict]) -> list[list[int]]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from rankseg_m2f.data.datasets.catalog import Origin, registering
 from rankseg_m2f.data.datasets.register import (
     register_coco_instances,
     register_coco_panoptic,
     register_semantic_folder,
-    replacing_found,
 )
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.files import read_json
@@ -40,11 +40,10 @@ def register_scenes(root: str | Path) -> list[str]:
     if not finished.is_file():
         return []
     ignore_label = _ignore_label(finished)
-    names = [f"{root.name}_{kind}_{split}" for split in SPLITS for kind in KINDS]
-    with replacing_found(names, by=register_scenes.__name__):
+    with registering(Origin(register_scenes.__name__)):
         for split in SPLITS:
             _register_split(root, split, ignore_label)
-    return names
+    return [f"{root.name}_{kind}_{split}" for split in SPLITS for kind in KINDS]
 
 
 def _register_split(root: Path, split: str, ignore_label: int) -> None:

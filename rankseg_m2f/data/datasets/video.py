@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rankseg_m2f.annotations.coco import VIDEOS
 from rankseg_m2f.annotations.fields import as_int
-from rankseg_m2f.annotations.findings import AnnotationSource, Findings
+from rankseg_m2f.annotations.findings import Findings
 from rankseg_m2f.annotations.folders import (
     IMAGE_SUFFIXES,
     LABEL_SUFFIXES,
@@ -25,12 +25,8 @@ from rankseg_m2f.data.datasets.arguments import (
     check_values,
     existing_file,
 )
-from rankseg_m2f.data.datasets.register import (
-    add_dataset,
-    add_objects,
-    named_categories,
-    stuff_metadata,
-)
+from rankseg_m2f.data.datasets.catalog import DatasetSource, add_dataset
+from rankseg_m2f.data.datasets.register import add_objects, named_categories, stuff_metadata
 from rankseg_m2f.data.frames import evaluation_clips
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.files import read_json
@@ -199,7 +195,7 @@ def _register_label_maps(
 
     add_dataset(
         name,
-        AnnotationSource(name, load, f"dataset {name!r} is incomplete: "),
+        DatasetSource(name, load, f"dataset {name!r} is incomplete: "),
         evaluator_type="vspw",
         **stuff_metadata(categories),
         ignore_label=ignore_label,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rankseg_m2f.data.datasets.register import replacing_found
+from rankseg_m2f.data.datasets.catalog import Origin, registering
 from rankseg_m2f.data.datasets.scenes import SPLITS
 from rankseg_m2f.data.datasets.video import register_vspw, register_ytvis
 
@@ -29,8 +29,7 @@ def register_video_scenes(root: str | Path) -> list[str]:
     # Written last, so its presence says that all the rest is there.
     if not (root / "scenes.json").is_file():
         return []
-    names = [f"{root.name}_{kind}_{split}" for split in SPLITS for kind in ("instance", "semantic")]
-    with replacing_found(names, by=register_video_scenes.__name__):
+    with registering(Origin(register_video_scenes.__name__)):
         for split in SPLITS:
             register_ytvis(
                 f"{root.name}_instance_{split}",
@@ -38,4 +37,4 @@ def register_video_scenes(root: str | Path) -> list[str]:
                 instances_json=str(root / "annotations" / f"instances_{split}.json"),
             )
             register_vspw(f"{root.name}_semantic_{split}", root=str(root), split=split)
-    return names
+    return [f"{root.name}_{kind}_{split}" for split in SPLITS for kind in ("instance", "semantic")]
