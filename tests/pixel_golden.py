@@ -6,8 +6,8 @@ prints the largest difference of each output of a folder and exits 0 when all li
 tolerances. Folders are laid out as ../shared/golden/pixel_*; seed, sizes and batch may be any.
 
 Whole models are compared, in double precision: weights are loaded as MODEL.WEIGHTS are, and images
-go through backbone, head, losses, gradients and sliding windows. What official code rounds in
-single precision (`fp32_vs_fp64_max_abs` of meta.json) is allowed where it is more than the tolerance.
+go through backbone, head, losses, gradients and sliding windows. Official rounding in single
+precision (`fp32_vs_fp64_max_abs` of meta.json) is allowed where it exceeds the tolerance.
 """
 
 import argparse

@@ -104,7 +104,7 @@ def test_the_features_of_googles_vit(tmp_path):
 def test_an_evaluation_needs_the_head(tmp_path):
     np.savez(tmp_path / "vit.npz", **google())
     cfg = config(**{"MODEL.VIT.IMG_SIZE": [8, 8], "MODEL.WEIGHTS": str(tmp_path / "vit.npz")})
-    with pytest.raises(UserError, match="only 0.0% of sem_seg_head is in the file"):
+    with pytest.raises(UserError, match=r"only 0\.0% of sem_seg_head is in the file"):
         load_model(cfg)
 
 
