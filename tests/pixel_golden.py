@@ -7,7 +7,7 @@ tolerances. Folders are laid out as ../shared/golden/pixel_*; seed, sizes and ba
 
 Whole models are compared, in double precision: weights are loaded as MODEL.WEIGHTS are, and images
 go through backbone, head, losses, gradients and sliding windows. What official code rounds in
-single precision (`fp32_vs_fp64_max_abs` of meta.json) is allowed where it is more than the tolerance.
+single precision (`fp32_vs_fp64_max_abs` of meta.json) is allowed where it is more.
 """
 
 import argparse
@@ -25,7 +25,8 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "backbones")]
+sys.path.insert(0, str(Path(__file__).parent / "backbones"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from data.compact_pixel_golden import LARGE, load_weights
 from official_backbones import build as build_backbone

@@ -1,4 +1,4 @@
-"""Official configurations of pixel segmentors as models of ours, and where their values are found."""
+"""Official configurations of pixel segmentors as models of ours, and where their values are."""
 
 from collections.abc import Callable
 from functools import partial

@@ -31,8 +31,8 @@ _LOCALLY = "download it where there is a network, and give MODEL.WEIGHTS the loc
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, for files nobody vouches for.
 
-    Reads what `read_weights` reads, renames by `names` and `key_names`, reports what fitted (`report`, and in
-    the log), and writes files that can be read back without trust.
+    Reads what `read_weights` reads, renames by `names` and `key_names`, reports what fitted
+    (`report`, and in the log), and writes files that can be read back without trust.
 
     Args:
         model: or its DistributedDataParallel.
