@@ -1,4 +1,4 @@
-"""Official configurations of pixel segmentors as models of ours; where their values are."""
+"""Official configurations of pixel segmentors as models of ours, and where their values are."""
 
 from collections.abc import Callable
 from functools import partial

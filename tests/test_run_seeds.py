@@ -184,7 +184,7 @@ def test_results_of_other_settings_are_not_taken_for_these(write):
         ({"seeds": None}, "'seeds' is unknown or missing"),
         ({"speed": 1}, "'speed' is unknown or missing"),
         ({"name": "a/b"}, "name 'a/b' must be letters"),
-        ({"config": "gone.yaml"}, "config 'gone.yaml' is no file"),
+        ({"config": "gone.yaml"}, "config 'gone.yaml' is not a file"),
         ({"seeds": [1, 1]}, "seeds must be different numbers"),
         ({"seeds": [True]}, "seeds must be different numbers"),
         ({"seeds": []}, "seeds must be different numbers"),

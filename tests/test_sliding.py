@@ -265,6 +265,6 @@ def test_evaluation_sweep_and_predictor_see_windows(scenes, tmp_path, monkeypatc
     image = torch.randint(256, (50, 70, 3), dtype=torch.uint8).numpy()
     assert predictor(image)["sem_seg"].argmax(0).shape == (50, 70)
     results = evaluate(cfg, model)
-    own = Setting.of(model)
+    own = Setting.from_model(model)
     (swept,) = sweep(cfg, model, cfg.DATASETS.TEST[0], [own]).values()
     assert swept["sem_seg"]["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])

@@ -197,7 +197,7 @@ def test_scores_from_files_rank_as_a_head_does():
     cfg.MODEL.RANKSEG.SCORES = ["planted.npz"]
     scored = build_model(cfg)
     assert scored.ml_head is None and grid(scored) == grid(headed)
-    with pytest.raises(ValueError, match="needs a segmentor, and ReLU is none"):
+    with pytest.raises(ValueError, match="needs a segmentor, which ReLU is not"):
         grid(torch.nn.ReLU())
 
 

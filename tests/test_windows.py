@@ -112,7 +112,7 @@ def test_a_track_without_successor_ends_and_a_new_one_begins():
 
 
 def test_a_classifier_has_no_windows():
-    with pytest.raises(ValueError, match=r"need a segmentor .*, and ReLU is none"):
+    with pytest.raises(ValueError, match=r"need a segmentor .*, and ReLU is not one"):
         WindowedModel(torch.nn.ReLU(), 4, 2)
 
 

@@ -34,6 +34,7 @@ def add_rankseg_config(cfg: CfgNode) -> None:
     _add_solver(cfg)
     _add_test(cfg)
     _add_mask_former(cfg)
+    _add_query_head(cfg)
     _add_swin(cfg)
     _add_vit(cfg)
     _add_rankseg(cfg)
@@ -166,6 +167,8 @@ def _add_mask_former(cfg: CfgNode) -> None:
     node.TEST.WINDOW = 0
     node.TEST.WINDOW_OVERLAP = 4
 
+
+def _add_query_head(cfg: CfgNode) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     head.MASK_DIM = 256
     head.PIXEL_DECODER_NAME = "BasePixelDecoder"

@@ -167,15 +167,16 @@ def test_beit_of_huggingface(on_disk, tmp_path):
     keys = {"img_size": [64, 64], "out_indices": [0, 1, 2, 3], **SMALL, "depth": 4}
     renamed = our_names(state)
     ours = build(our_config({"type": "BEiT", **keys}))
-    heads = {k for k in renamed if not k.startswith(OUR_PREFIX)}
-    assert all(k.startswith("decode_head.") for k in heads)
-    ours.load_state_dict({k.removeprefix(OUR_PREFIX): renamed[k] for k in renamed.keys() - heads})
+    backbone = {k: v for k, v in renamed.items() if k.startswith(OUR_PREFIX)}
+    assert all(k.startswith("sem_seg_head.") for k in renamed.keys() - backbone.keys())
+    ours.load_state_dict({k.removeprefix(OUR_PREFIX): v for k, v in backbone.items()})
     images = torch.randn(2, 3, 64, 64)
     hidden = theirs.beit(images, output_hidden_states=True).hidden_states[1:]
     maps = [x[:, 1:].transpose(1, 2).unflatten(2, (4, 4)) for x in hidden]
     expected = theirs.fpn(maps)
     for feature, other in zip(ours(images).values(), expected, strict=True):
         torch.testing.assert_close(feature, other, rtol=0, atol=1e-4)
+    heads = {k for k in state if k.startswith("decode_head.")}
     check_return(ours, state, heads, on_disk)
 
 

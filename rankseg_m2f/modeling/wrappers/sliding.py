@@ -323,7 +323,7 @@ def spans(length: int, crop: int, stride: int) -> list[range]:
 
 
 def _average(views: Sequence[View], rows: range, cols: range, ids: Tensor, fill: float) -> Tensor:
-    """(U, len(rows), len(cols)) averages of the labels `ids`; windows without one say `fill`."""
+    """(U, len(rows), len(cols)) averages of the labels `ids`; windows lacking one say `fill`."""
     example = views[0].scores.scores
     total = example.new_zeros(len(ids), len(rows), len(cols))
     count = example.new_zeros(len(rows), len(cols))
