@@ -285,8 +285,7 @@ def _add_vit_adapter(cfg: CfgNode) -> None:
 
 def _add_rankseg(cfg: CfgNode) -> None:
     node = cfg.MODEL.RANKSEG = CfgNode()
-    # Adds the multi-label head; False is plain Mask2Former.
-    node.FLAG = False
+    node.FLAG = False  # adds the multi-label head; False is plain Mask2Former
     # (ours) Form of ξ (Table 6): "encoder", the official transformer encoder layer; "decoder", two
     # decoder layers in which label embeddings query the features; "pooled", average and linear. Of
     # pixel segmentors also the official "separable" (DeepLabv3, UPerNet), "query2label", whose
