@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import transformers
 from official_backbones import PYRAMID, RESNET_101, VIT_B, build, our_config
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
@@ -129,7 +130,6 @@ def test_resnet_of_timm(size):
 @torch.no_grad()
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_vit_of_huggingface(on_disk, tmp_path):
-    transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=32,
         num_hidden_layers=3,
@@ -150,7 +150,6 @@ def test_vit_of_huggingface(on_disk, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_beit_of_huggingface(on_disk, tmp_path):
-    transformers = pytest.importorskip("transformers")
     config = transformers.BeitConfig(
         hidden_size=32,
         num_hidden_layers=4,

@@ -4,6 +4,7 @@ Shapes: N frames, C channels, h, w patches of the grid, P prefix tokens (a class
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -91,13 +92,13 @@ class _Adapter(Backbone):
         """Images are padded to multiples of this."""
         return _DIVISIBILITY
 
+    @abstractmethod
     def pad(self, images: Tensor) -> Tensor:
         """Images of a size that the form takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix tokens (N, P, C) and patches (N, h * w, C) of padded images."""
-        raise NotImplementedError
 
     def run_block(self, i: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Block `i` of the transformer on (N, P + h * w, C)."""
