@@ -218,17 +218,15 @@ def training_values(
     if model.aux_head is not None:
         # Computed while training alone; dropout and batch norms are to stay as in evaluation.
         prediction.auxiliary = model.aux_head(features, 1).logits
-    if model.policy.oracle_train:
-        # The oracle's labels stand for ranks, ascending.
-        ranked = RankedLabels(
-            torch.stack([row.nonzero().flatten() for row in targets.presence]), model.num_labels
-        )
-        logits = ranked.gather(prediction.logits.of_all(), dim=1)
-        losses = model.losses(prediction, targets, None)
-    else:
-        final = model.ranked(prediction, ranked)
-        logits = final.logits.of_all()
-        losses = model.losses(final, targets, ranked)
+    final = model.ranked(prediction, ranked)
+    losses = model.losses(final, targets, ranked)
+    logits = final.logits.of_all()
+    counts = targets.presence.sum(1)
+    if model.policy.oracle_train and (counts == counts[0]).all():
+        # The oracle's labels, ascending, stand for ranks.
+        rows = targets.presence.nonzero()[:, 1].view(len(counts), -1)
+        ranked = RankedLabels(rows, model.num_labels)
+        logits = ranked.gather(logits, dim=1)
     losses |= model.label_loss(prediction, targets)
     values = gradients(model, losses)
     for ours, loss in losses.items():

@@ -6,6 +6,7 @@ from detectron2.utils import comm
 from golden import losses
 
 from rankseg_m2f.config import get_cfg
+from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers import points as points_module
 from rankseg_m2f.layers.points import sample_masks, sample_points, uncertain_points
 from rankseg_m2f.modeling.query.criteria import build_criterion
@@ -99,6 +100,14 @@ def test_each_weight_is_of_its_cost(monkeypatch):
     alone = [cost(PointMatcher(*row, num_points=256)) for row in torch.eye(3).tolist()]
     expected = 2 * alone[0] + 3 * alone[1] + 7 * alone[2]
     close(cost(criterion.matcher), expected, absolute=1e-5)
+
+
+def test_weights_that_are_all_zero_are_named():
+    cfg = get_cfg()
+    node = cfg.MODEL.MASK_FORMER
+    node.CLASS_WEIGHT = node.MASK_WEIGHT = node.DICE_WEIGHT = 0.0
+    with pytest.raises(UserError, match="MASK_WEIGHT and DICE_WEIGHT are all 0"):
+        build_criterion(cfg)
 
 
 def test_masks_are_counted_over_processes_and_never_less_than_one(monkeypatch):

@@ -370,7 +370,7 @@ def _add_pixel(cfg: CfgNode) -> None:
     # Segmenter's mask transformer: width (0: that of the map it reads), number of blocks, dropout.
     # A RankedSegmenterHead has one block more, 3 as published; it reads the map averaged to
     # LABEL_POOL, 8 as published, or 0 for ADE20K-Full and COCO+LVIS.
-    node.DECODER = Config()
+    node.DECODER = CfgNode()
     node.DECODER.WIDTH = 0
     node.DECODER.DEPTH = 2
     node.DECODER.DROPOUT = 0.1
