@@ -1,16 +1,14 @@
 """Our MaskFormer against the official one at tiny size, for `pixel_golden.py` and tests."""
 
 import dataclasses
-import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from data.compact_pixel_golden import load_weights
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from golden_folder import GoldenFolder
 from torch import Tensor
 
 import rankseg_m2f.registration  # noqa: F401
@@ -37,26 +35,13 @@ ABSOLUTE = {
 RELATIVE = {"train": 1e-5, "grad": 1e-4, "norm": 1e-3}
 
 
-@dataclass
-class MaskFormerCase:
-    """One official model with what went in and what came out."""
-
-    folder: Path
-
-    @cached_property
-    def meta(self) -> dict:
-        """Facts about the case."""
-        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
-
-    @cached_property
-    def outputs(self) -> dict[str, Tensor]:
-        """What the official code gave."""
-        return self._tensors("outputs.npz")
+class MaskFormerCase(GoldenFolder):
+    """An official MaskFormer."""
 
     @cached_property
     def inputs(self) -> list[dict]:
         """Images with their objects, as datasets give them."""
-        arrays = self._tensors("inputs.npz")
+        arrays = self.tensors("inputs.npz")
         inputs = []
         for i in range(sum(name.startswith("image.") for name in arrays)):
             image, size = arrays[f"image.{i}"], arrays[f"out_size.{i}"].tolist()
@@ -87,10 +72,6 @@ class MaskFormerCase:
         weights = load_weights(self.folder / "weights.npz")
         model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
         return model
-
-    def _tensors(self, name: str) -> dict[str, Tensor]:
-        with np.load(self.folder / name) as arrays:
-            return {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def our_values(case: MaskFormerCase) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ precision (`fp32_vs_fp64_max_abs` of meta.json) is allowed where it exceeds the 
 """
 
 import argparse
-import json
 import re
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
@@ -29,6 +27,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "backbon
 
 import maskformer_golden
 from data.compact_pixel_golden import LARGE, load_weights
+from golden_folder import GoldenFolder
 from official_backbones import build as build_backbone
 from official_backbones import our_config
 from pixel_official import build_segmentor, hooked_modules
@@ -57,11 +56,8 @@ LOSSES = {
 }
 
 
-@dataclass
-class Case:
-    """One official segmentor with what went in and what came out."""
-
-    folder: Path
+class Case(GoldenFolder):
+    """An official segmentor of pixels."""
 
     @cached_property
     def config(self) -> dict:
@@ -69,19 +65,9 @@ class Case:
         return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
 
     @cached_property
-    def meta(self) -> dict:
-        """Facts about the case."""
-        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
-
-    @cached_property
-    def outputs(self) -> dict[str, Tensor]:
-        """What the official code gave."""
-        return self._tensors("outputs.npz")
-
-    @cached_property
     def inputs(self) -> list[dict]:
         """Images with their label maps, as datasets give them."""
-        arrays = self._tensors("inputs.npz")
+        arrays = self.tensors("inputs.npz")
         maps = arrays["target"].masked_fill(arrays["target"] == self.meta["ignore_index"], 255)
         return [
             {"image": image, "sem_seg": label_map}
@@ -91,7 +77,7 @@ class Case:
     @property
     def slide_images(self) -> Tensor:
         """(N, 3, h, w) images larger than a window."""
-        return self._tensors("inputs.npz")["slide_image"]
+        return self.tensors("inputs.npz")["slide_image"]
 
     @property
     def windows(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -123,10 +109,6 @@ class Case:
         if not checkpointer.report.complete:
             raise ValueError(checkpointer.report.describe())
         return model.double().eval()
-
-    def _tensors(self, name: str) -> dict[str, Tensor]:
-        with np.load(self.folder / name) as arrays:
-            return {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def our_values(case: Case) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -24,7 +25,7 @@ from rankseg_m2f.rankseg.policy import CandidateLabels, RankPolicy
 from rankseg_m2f.rankseg.presence import presence_of_labels
 from rankseg_m2f.rankseg.temperature import RankTemperature
 from rankseg_m2f.structures.clip import ClipBatch, Sizes
-from rankseg_m2f.structures.predictions import Prediction, SelectedScores, Targets
+from rankseg_m2f.structures.predictions import LabelMaps, Prediction, SelectedScores, Targets
 
 
 class Segmentor(ClipModel, ABC):
@@ -225,7 +226,6 @@ class Segmentor(ClipModel, ABC):
     def mask_absent(self, prediction: Prediction, presence: Tensor) -> Prediction:
         """The prediction in which labels absent from `presence` (B, K) cannot win."""
 
-    @abstractmethod
     def clip_result(
         self,
         prediction: Prediction,
@@ -234,12 +234,22 @@ class Segmentor(ClipModel, ABC):
         options: InferenceOptions,
         is_video: bool,
     ) -> dict:
-        """Results of one clip, without those of its labels.
+        """Results of one clip beside its labels: here `sem_seg`, see `forward`.
 
         Args:
             prediction: of a batch of one.
             is_video: results have a T axis.
         """
+        if not options.semantic:
+            return {}
+        frames = self.semantic_frames(prediction, candidates, sizes, options)
+        if not is_video:
+            (frame,) = frames
+            complete = isinstance(frame, SelectedScores) and len(frame.ids) == self.num_labels
+            return {"sem_seg": frame.scores if complete else frame}
+        if options.full_sem_seg:
+            return {"sem_seg": torch.stack([frame.scores for frame in frames], dim=1)}
+        return {"sem_seg": LabelMaps(torch.stack([frame.argmax(0) for frame in frames]))}
 
     @abstractmethod
     def semantic_frames(

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from rankseg_m2f.weights.names.huggingface_maskformer import HUGGINGFACE_MASKFORMER
-from rankseg_m2f.weights.names.rules import is_from, to_ours
+from rankseg_m2f.weights.names.rules import is_from, to_ours, translate
 
 _ENCODER = "model.pixel_level_module.encoder."
 _PIXEL = "model.pixel_level_module.decoder."
@@ -166,7 +165,7 @@ def from_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if _UNUSED.fullmatch(name):
             continue
         for template, ours_template, part in _split_rules():
-            if (joint := _translate(name, template, ours_template)) is not None:
+            if (joint := translate(name, template, ours_template)) is not None:
                 parts.setdefault(joint, {})[part] = value
                 break
         else:
@@ -195,7 +194,7 @@ def to_huggingface(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[st
         thirds = {
             part: name
             for template, ours_template, part in _split_rules()
-            if (name := _translate(key, ours_template, template)) is not None
+            if (name := translate(key, ours_template, template)) is not None
         }
         if thirds:
             theirs |= {thirds[part]: x.contiguous() for part, x in enumerate(value.chunk(3))}
@@ -224,19 +223,5 @@ def _name_in_files(name: str) -> str:
 
 
 def _first(name: str, rules: list[tuple[str, str]]) -> str | None:
-    found = (_translate(name, source, target) for source, target in rules)
+    found = (translate(name, source, target) for source, target in rules)
     return next((x for x in found if x is not None), None)
-
-
-def _translate(name: str, source: str, target: str) -> str | None:
-    """`name` in the form of `target`, if it has the form of `source`."""
-    match = _pattern(source).fullmatch(name)
-    if match is None:
-        return None
-    words = iter(match.groups())
-    return re.sub(r"[#*]", lambda _: next(words), target)
-
-
-@cache
-def _pattern(template: str) -> re.Pattern:
-    return re.compile(re.escape(template).replace(r"\#", r"(\d+)").replace(r"\*", r"(\w+)"))

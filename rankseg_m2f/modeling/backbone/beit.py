@@ -3,7 +3,8 @@
 Shapes: N frames, C channels, h, w patches of the grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.position_tables import PositionTable
-from rankseg_m2f.modeling.backbone.timm_models import timm_beit
+from rankseg_m2f.modeling.backbone.timm_models import beit_settings, timm_beit
 from rankseg_m2f.modeling.backbone.token_maps import to_map, without_padding
 
 _FEATURES = ("res2", "res3", "res4", "res5")
@@ -33,40 +34,23 @@ class BEiT(Backbone):
     def __init__(
         self,
         *,
-        img_size: tuple[int, int],
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float,
-        init_values: float,
-        drop_path_rate: float,
-        norm_eps: float,
+        transformer: Mapping[str, Any],
         norm: str,
         out_blocks: Sequence[int],
         use_checkpoint: bool,
     ):
-        """Arguments are the keys of MODEL.BEIT in lower case.
+        """Arguments are keys of MODEL.BEIT in lower case; `transformer`, of `timm_beit`.
 
         Raises:
             UserError: timm is not installed, or `out_blocks` are not four blocks of the model.
         """
         super().__init__()
+        depth, embed_dim = transformer["depth"], transformer["embed_dim"]
         if len(out_blocks) != len(_FEATURES) or not all(0 <= i < depth for i in out_blocks):
             raise UserError(
                 f"MODEL.BEIT.OUT_BLOCKS {list(out_blocks)} must be four blocks of 0..{depth - 1}"
             )
-        beit = timm_beit(
-            img_size=img_size,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            init_values=init_values,
-            drop_path_rate=drop_path_rate,
-            norm_eps=norm_eps,
-        )
+        beit = timm_beit(**transformer)
         self.cls_token = beit.cls_token
         self.patch_embed = beit.patch_embed
         self.blocks = beit.blocks  # no final norm: the pyramid takes raw maps
@@ -79,18 +63,20 @@ class BEiT(Backbone):
         self.fpn2 = nn.Sequential(nn.ConvTranspose2d(embed_dim, embed_dim, 2, stride=2))
         self.fpn3 = nn.Identity()
         self.fpn4 = nn.MaxPool2d(2)
-        self.img_size = tuple(img_size)
+        self.img_size = tuple(transformer["img_size"])
         self.grid = tuple(beit.patch_embed.grid_size)
         self.out_blocks = list(out_blocks)
         self.use_checkpoint = use_checkpoint
         self._out_features = list(_FEATURES)
         self._out_feature_channels = dict.fromkeys(_FEATURES, embed_dim)
+        patch_size = transformer["patch_size"]
         strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
         self._out_feature_strides = dict(zip(_FEATURES, strides, strict=True))
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:
-        return {key.lower(): value for key, value in cfg.MODEL.BEIT.items()}
+        transformer, others = beit_settings(cfg)
+        return {"transformer": transformer, **others}
 
     @property
     def size_divisibility(self) -> int:

@@ -3,9 +3,39 @@
 from functools import partial
 from types import ModuleType
 
+from detectron2.config import CfgNode
 from torch import nn
 
 from rankseg_m2f.errors import UserError
+
+# Keys of MODEL.VIT and MODEL.BEIT that make the transformer -> timm's names for them.
+_SHARED = {
+    "IMG_SIZE": "img_size",
+    "PATCH_SIZE": "patch_size",
+    "EMBED_DIM": "embed_dim",
+    "DEPTH": "depth",
+    "NUM_HEADS": "num_heads",
+    "MLP_RATIO": "mlp_ratio",
+    "DROP_PATH_RATE": "drop_path_rate",
+    "NORM_EPS": "norm_eps",
+}
+_VIT = _SHARED | {"LAYER_SCALE": "init_values"}
+_BEIT = _SHARED | {"INIT_VALUES": "init_values"}
+
+
+def vit_settings(cfg: CfgNode) -> tuple[dict, dict]:
+    """MODEL.VIT as arguments of `timm_vit`, and its other keys in lower case."""
+    return _split(cfg.MODEL.VIT, _VIT)
+
+
+def beit_settings(cfg: CfgNode) -> tuple[dict, dict]:
+    """MODEL.BEIT as arguments of `timm_beit`, and its other keys in lower case."""
+    return _split(cfg.MODEL.BEIT, _BEIT)
+
+
+def _split(node: CfgNode, names: dict[str, str]) -> tuple[dict, dict]:
+    transformer = {names[key]: value for key, value in node.items() if key in names}
+    return transformer, {key.lower(): value for key, value in node.items() if key not in names}
 
 
 def _import_timm() -> ModuleType:

@@ -3,7 +3,8 @@
 Shapes: N frames, C channels, h, w patches of the grid, K labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rankseg_m2f.errors import UserError
 from rankseg_m2f.layers.position_tables import PositionTable, resize_position_embedding
-from rankseg_m2f.modeling.backbone.timm_models import timm_vit
+from rankseg_m2f.modeling.backbone.timm_models import timm_vit, vit_settings
 from rankseg_m2f.modeling.backbone.token_maps import to_map
 
 # Name of the last block's map, as Detectron2's own ViT calls it.
@@ -35,15 +36,7 @@ class ViT(Backbone):
     def __init__(
         self,
         *,
-        img_size: tuple[int, int],
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float,
-        layer_scale: float | None,
-        drop_path_rate: float,
-        norm_eps: float,
+        transformer: Mapping[str, Any],
         final_norm: bool,
         position_resize: str,
         position_trigger: str,
@@ -52,25 +45,16 @@ class ViT(Backbone):
         label_tokens_from: int,
         use_checkpoint: bool,
     ):
-        """Arguments are the keys of MODEL.VIT in lower case.
+        """Arguments are keys of MODEL.VIT in lower case; `transformer`, of `timm_vit`.
 
         Raises:
             UserError: timm is not installed, or a block or a way to resize that does not exist.
         """
         super().__init__()
+        depth, embed_dim = transformer["depth"], transformer["embed_dim"]
         out_blocks = list(out_blocks) or [depth - 1]
         _check(depth, out_blocks, position_resize, position_trigger, label_tokens_from)
-        vit = timm_vit(
-            img_size=img_size,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            init_values=layer_scale,
-            drop_path_rate=drop_path_rate,
-            norm_eps=norm_eps,
-        )
+        vit = timm_vit(**transformer)
         self.cls_token = vit.cls_token
         self.pos_embed = vit.pos_embed
         self.patch_embed = vit.patch_embed
@@ -86,14 +70,15 @@ class ViT(Backbone):
         self.label_tokens_from = label_tokens_from
         self.use_checkpoint = use_checkpoint
         self._names = {i: LAST if i == depth - 1 else f"block{i}" for i in sorted(out_blocks)}
-        self._patch_size = patch_size
+        self._patch_size = transformer["patch_size"]
         self._out_features = list(self._names.values())
         self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
-        self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
+        self._out_feature_strides = dict.fromkeys(self._out_features, self._patch_size)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:
-        return {key.lower(): value for key, value in cfg.MODEL.VIT.items()}
+        transformer, others = vit_settings(cfg)
+        return {"transformer": transformer, **others}
 
     @property
     def size_divisibility(self) -> int:

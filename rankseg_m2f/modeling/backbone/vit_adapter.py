@@ -5,7 +5,8 @@ Shapes: N frames, C channels, h, w patches of the grid, P prefix tokens (a class
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,12 @@ from rankseg_m2f.modeling.backbone.adapter_blocks import (
     windowed_block,
 )
 from rankseg_m2f.modeling.backbone.beit import bias_tables, pad_to_size
-from rankseg_m2f.modeling.backbone.timm_models import timm_beit, timm_vit
+from rankseg_m2f.modeling.backbone.timm_models import (
+    beit_settings,
+    timm_beit,
+    timm_vit,
+    vit_settings,
+)
 from rankseg_m2f.modeling.backbone.token_maps import pad_to_multiple, to_map, without_padding
 
 _FEATURES = ("res2", "res3", "res4", "res5")
@@ -146,47 +152,33 @@ class BEiTAdapter(_Adapter):
     """ViT-Adapter on BEiT, giving res2..res5 of its width; one size of image, see `BEiT`."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        img_size: tuple[int, int],
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float,
-        init_values: float,
-        drop_path_rate: float,
-        norm_eps: float,
-        **adapter,
-    ):
-        """Arguments are keys of MODEL.BEIT, and of MODEL.VIT_ADAPTER, in lower case.
+    def __init__(self, *, transformer: Mapping[str, Any], **adapter):
+        """`transformer`: arguments of `timm_beit`; others: keys of MODEL.VIT_ADAPTER, lower case.
 
         Raises:
             UserError: timm is not installed, or interactions or sizes that do not fit.
         """
+        img_size = tuple(transformer["img_size"])
         if any(side % _DIVISIBILITY for side in img_size):
             raise UserError(f"MODEL.BEIT.IMG_SIZE {img_size} must be multiples of {_DIVISIBILITY}")
-        body = timm_beit(
-            img_size=img_size,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            init_values=init_values,
-            drop_path_rate=drop_path_rate,
-            norm_eps=norm_eps,
+        body = timm_beit(**transformer)
+        super().__init__(
+            body,
+            injector_init=transformer["init_values"],
+            drop_path_rate=transformer["drop_path_rate"],
+            **adapter,
         )
-        super().__init__(body, injector_init=init_values, drop_path_rate=drop_path_rate, **adapter)
         self.cls_token = body.cls_token
-        self.img_size = tuple(img_size)
+        self.img_size = img_size
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        unused = {"OUT_BLOCKS", "NORM"}  # of the feature pyramid, which the adapter replaces
-        body = {k.lower(): v for k, v in cfg.MODEL.BEIT.items() if k not in unused}
-        return body | _adapter_keys(cfg)
+        transformer, others = beit_settings(cfg)
+        return {
+            "transformer": transformer,
+            "use_checkpoint": others["use_checkpoint"],
+            **_adapter_keys(cfg),
+        }
 
     def position_tables(self) -> dict[str, PositionTable]:
         """The bias tables of all blocks with their grid; see `HasPositionTables`."""
@@ -212,43 +204,27 @@ class ViTAdapter(_Adapter):
     def __init__(
         self,
         *,
-        img_size: tuple[int, int],
-        patch_size: int,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float,
-        layer_scale: float | None,
-        drop_path_rate: float,
-        norm_eps: float,
+        transformer: Mapping[str, Any],
         position_resize: str,
         windows: Sequence[int],
         **adapter,
     ):
-        """Arguments are keys of MODEL.VIT, and of MODEL.VIT_ADAPTER, in lower case.
+        """`transformer`: arguments of `timm_vit`; others: keys of MODEL.VIT_ADAPTER, lower case.
 
-        `img_size` is that of the position embedding; `windows` has one side per block, 0 for
+        `position_resize` is of MODEL.VIT; `windows` has one side per block, 0 for
         attention over the whole image, or is empty.
 
         Raises:
             UserError: timm is not installed, or interactions or windows that do not fit.
         """
+        depth = transformer["depth"]
         if len(windows) not in (0, depth):
             raise UserError(
                 f"MODEL.VIT_ADAPTER.WINDOWS has {len(windows)} entries, must have one for each of "
                 f"{depth} blocks, or none"
             )
-        body = timm_vit(
-            img_size=img_size,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            init_values=layer_scale,
-            drop_path_rate=drop_path_rate,
-            norm_eps=norm_eps,
-        )
+        body = timm_vit(**transformer)
+        drop_path_rate = transformer["drop_path_rate"]
         super().__init__(body, injector_init=0.0, drop_path_rate=drop_path_rate, **adapter)
         self.pos_embed = body.pos_embed
         self.position_resize = position_resize
@@ -256,15 +232,14 @@ class ViTAdapter(_Adapter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        unused = {
-            "FINAL_NORM",
-            "POSITION_TRIGGER",
-            "OUT_BLOCKS",
-            "LABEL_TOKENS",
-            "LABEL_TOKENS_FROM",
+        transformer, others = vit_settings(cfg)
+        return {
+            "transformer": transformer,
+            "position_resize": others["position_resize"],
+            "use_checkpoint": others["use_checkpoint"],
+            "windows": cfg.MODEL.VIT_ADAPTER.WINDOWS,
+            **_adapter_keys(cfg),
         }
-        body = {k.lower(): v for k, v in cfg.MODEL.VIT.items() if k not in unused}
-        return body | _adapter_keys(cfg) | {"windows": cfg.MODEL.VIT_ADAPTER.WINDOWS}
 
     def position_tables(self) -> dict[str, PositionTable]:
         """The position embedding with its grid; see `HasPositionTables`."""

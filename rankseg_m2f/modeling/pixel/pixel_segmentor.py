@@ -51,7 +51,6 @@ from rankseg_m2f.rankseg.temperature import RankTemperature
 from rankseg_m2f.structures.clip import ClipBatch, Sizes
 from rankseg_m2f.structures.pixel_logits import DenseLogits
 from rankseg_m2f.structures.predictions import (
-    LabelMaps,
     PixelPrediction,
     PixelTargets,
     SelectedScores,
@@ -198,26 +197,6 @@ class PixelSegmentor(Segmentor):
             loss = self.pixel_loss(prediction.auxiliary.of_all(), targets.label_maps)
             losses["loss_aux"] = loss * self.aux_weight
         return losses
-
-    def clip_result(
-        self,
-        prediction: PixelPrediction,
-        candidates: CandidateLabels,
-        sizes: Sizes,
-        options: InferenceOptions,
-        is_video: bool,
-    ) -> dict:
-        """`sem_seg`: see `Segmentor.forward`."""
-        if not options.semantic:
-            return {}
-        frames = self.semantic_frames(prediction, candidates, sizes, options)
-        if not is_video:
-            (frame,) = frames
-            complete = len(frame.ids) == self.num_labels
-            return {"sem_seg": frame.scores if complete else frame}
-        if options.full_sem_seg:
-            return {"sem_seg": torch.stack([frame.scores for frame in frames], dim=1)}
-        return {"sem_seg": LabelMaps(torch.stack([frame.argmax(0) for frame in frames]))}
 
     def semantic_frames(
         self,

@@ -176,26 +176,6 @@ class SlidingSegmentor(Segmentor):
         own = partial(self.model.choose, hints=hints, policy=policy)
         return WindowCandidates(**vars(image), of_window=own)
 
-    def clip_result(
-        self,
-        prediction: WindowsPrediction,
-        candidates: CandidateLabels,
-        sizes: Sizes,
-        options: InferenceOptions,
-        is_video: bool,
-    ) -> dict:
-        """`sem_seg`: see `Segmentor.forward`."""
-        if not options.semantic:
-            return {}
-        frames = self.semantic_frames(prediction, candidates, sizes, options)
-        if not is_video:
-            (frame,) = frames
-            complete = isinstance(frame, SelectedScores) and len(frame.ids) == self.num_labels
-            return {"sem_seg": frame.scores if complete else frame}
-        if options.full_sem_seg:
-            return {"sem_seg": torch.stack([frame.scores for frame in frames], dim=1)}
-        return {"sem_seg": LabelMaps(torch.stack([frame.argmax(0) for frame in frames]))}
-
     def semantic_frames(
         self,
         prediction: WindowsPrediction,

@@ -126,7 +126,7 @@ def to_theirs(state: Mapping[str, Tensor], source: Source) -> tuple[dict[str, Te
             continue
         bare = key.removeprefix(source.our_prefix)
         for rule in source.rules:
-            names = [_translate(bare, rule.ours, template) for template in rule.theirs]
+            names = [translate(bare, rule.ours, template) for template in rule.theirs]
             if rule.split is not None and names[0] is not None:
                 prefix = "" if rule.at_root else source.prefixes[0]
                 named = zip(names, rule.split(value), strict=True)
@@ -153,12 +153,12 @@ def _find(name: str, rules: Iterable[Rule]) -> tuple[Rule, int, str] | None:
     """The rule for one of their names, which of its parts that is, and the name of ours."""
     for rule in rules:
         for part, template in enumerate(rule.theirs):
-            if (ours := _translate(name, template, rule.ours)) is not None:
+            if (ours := translate(name, template, rule.ours)) is not None:
                 return rule, part, ours
     return None
 
 
-def _translate(name: str, source: str, target: str) -> str | None:
+def translate(name: str, source: str, target: str) -> str | None:
     """`name` in the form of `target`, if it has the form of `source`."""
     match = _pattern(source).fullmatch(name)
     if match is None:
