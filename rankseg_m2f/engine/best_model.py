@@ -107,26 +107,26 @@ class BestModel(HookBase):
         self.best, self.stale = state_dict["best"], state_dict["stale"]
 
 
-def check_metric(cfg: CfgNode, judges: Mapping[str, DatasetEvaluator]) -> None:
+def check_metric(cfg: CfgNode, evaluators: Mapping[str, DatasetEvaluator]) -> None:
     """See that TEST.EARLY_STOPPING.METRIC will be measured.
 
     Args:
-        judges: dataset -> its evaluators.
+        evaluators: of each dataset, by its name.
 
     Raises:
         UserError: none of them gives it; names those they give.
     """
     wanted, known = cfg.TEST.EARLY_STOPPING.METRIC, []
     scores_labels = cfg.MODEL.RANKSEG.FLAG or not given_results(cfg)
-    for name, evaluators in judges.items():
-        several = isinstance(evaluators, DatasetEvaluators)
-        for evaluator in evaluators._evaluators if several else [evaluators]:
+    for name, whole in evaluators.items():
+        parts = whole._evaluators if isinstance(whole, DatasetEvaluators) else [whole]
+        for evaluator in parts:
             if not isinstance(evaluator, NamesMetrics):
                 return  # of someone else, whose metrics are not known
             if evaluator.task == "labels" and not scores_labels:
                 continue
             # Datasets are told apart where there are several.
-            start = f"{name}/{evaluator.task}" if len(judges) > 1 else evaluator.task
+            start = f"{name}/{evaluator.task}" if len(evaluators) > 1 else evaluator.task
             known += [f"{start}/{metric}" for metric in evaluator.metrics]
             if wanted.startswith(f"{start}/") and "-" in wanted.removeprefix(f"{start}/"):
                 return  # of a single label; the first evaluation knows

@@ -56,7 +56,7 @@ class Builders:
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | os.PathLike | None = None
     ) -> DatasetEvaluators:
-        """Judges of one of DATASETS.TEST.
+        """Evaluators of one of DATASETS.TEST.
 
         Args:
             output_folder: where they write; None: nowhere.

@@ -69,11 +69,11 @@ def evaluation_sets(
         with read_once():
             loader = builders.build_test_loader(cfg, name)
             if evaluators is None:
-                judges = builders.build_evaluator(cfg, name, str(folder))
+                evaluator = builders.build_evaluator(cfg, name, str(folder))
             else:
-                judges = evaluators[number]
+                evaluator = evaluators[number]
             views = _multi_scale_evaluator(name, folder) if multi_scale else None
-        yield EvaluationSet(name, folder, loader, judges, views)
+        yield EvaluationSet(name, folder, loader, evaluator, views)
 
 
 def _multi_scale_evaluator(name: str, folder: Path) -> SemanticEvaluator | None:
