@@ -324,7 +324,6 @@ def test_config_by_official_path(caplog):
 
 def test_the_log_is_told_the_file_that_was_found(monkeypatch):
     told = []
-    monkeypatch.setattr(engine, "setup_logger", lambda *_, **__: None)
     monkeypatch.setattr(engine, "set_up", lambda cfg, args: told.append(args.config_file))
     monkeypatch.setattr(engine, "evaluate_weights", lambda cfg, *_: cfg)
     path = "configs/ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml"

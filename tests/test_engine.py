@@ -530,6 +530,20 @@ def _equal(a, b):
     return torch.equal(a, b) if torch.is_tensor(a) else a == b
 
 
+def test_a_second_run_in_a_process_logs_each_line_once(scenes, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(scenes))
+    logs = {}
+    for name in ("first", "second", "first"):
+        words = ["--config-file", str(DEMO), *SMALL, "OUTPUT_DIR", str(tmp_path / name)]
+        args = argument_parser().parse_args([*words, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()"])
+        engine.main(args)
+        shown = capfd.readouterr().out
+        assert shown.count("Starting training from iteration") == 1
+        assert shown.count("MODEL.WEIGHTS is empty") == 1
+        logs[name] = (tmp_path / name / "log.txt").read_text(encoding="utf-8")
+    assert [logs[n].count("Starting training from iteration") for n in logs] == [2, 1]
+
+
 def test_multi_scale_averages_views(tmp_path):
     case = load_case("image_r50_rankseg")
     cfg = case.cfg.clone()

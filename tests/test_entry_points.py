@@ -94,6 +94,7 @@ def test_images_and_videos_are_not_mixed(tmp_path):
     "key, value, words",
     [
         ("MODEL.DEVICE", "gpu", "must be cpu, cuda"),
+        ("SOLVER.MAX_ITER", 0, "must be 1 or more"),
         ("MODEL.BACKBONE.NAME", "resnet", "must be one of .*D2Swin"),
         ("MODEL.SEM_SEG_HEAD.NAME", "x", "must be one of .*MaskFormerHead"),
         ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "x", "must be one of .*MSDeformAttn"),

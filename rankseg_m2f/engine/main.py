@@ -20,7 +20,6 @@ from detectron2.engine import DefaultTrainer, default_argument_parser, launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from rankseg_m2f.config import Config
 from rankseg_m2f.config.lookup import find_config, read_config
@@ -127,7 +126,6 @@ def train_or_evaluate(
     check_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     # Scales batch and schedule when SOLVER.REFERENCE_WORLD_SIZE asks for it.
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rankseg_m2f")
     if args.config_file:
         args.config_file = str(find_config(args.config_file))
     set_up(cfg, args)
